@@ -1,0 +1,1 @@
+"""Question tables: one module a source, one schema (`uqlib.questions.schema`)."""
