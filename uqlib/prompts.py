@@ -25,7 +25,10 @@ class Template:
     question, choice, after : str
         Format strings for the question (``text``), each option (``label``, ``choice``) and the end.
     bos : bool
-        Whether a beginning-of-sequence token is set before the prompt, where the tokenizer has one.
+        Whether the prompt begins with the tokenizer's beginning-of-sequence token, if it sets one.
+    joint : bool
+        Whether labels are encoded together with the prompt. The released code of Moore et al.
+        encoded the bare letters alone, although its prompt ends in a space.
     """
 
     before: str
@@ -33,8 +36,10 @@ class Template:
     choice: str
     after: str
     bos: bool
+    joint: bool
 
 
+LABEL_STYLES = ("space", "bare", "sum")
 TEMPLATES = {
     "survey": Template(
         before=INSTRUCTION + "\n\n",
@@ -42,6 +47,7 @@ TEMPLATES = {
         choice="    {label}. {choice}\n",
         after="\nAnswer:",
         bos=True,
+        joint=True,
     ),
     "survey_published": Template(
         before=INSTRUCTION + "\n",
@@ -49,6 +55,7 @@ TEMPLATES = {
         choice=" {label}. {choice}\n",
         after="Answer: ",
         bos=False,
+        joint=False,
     ),
 }
 
@@ -121,3 +128,34 @@ def render(text: str, choices, labels, style: str = "survey") -> str:
         for label, choice in zip(labels, choices, strict=True)
     )
     return parts.before + parts.question.format(text=text) + options + parts.after
+
+
+def label_spellings(label: str, label_style: str) -> list[str]:
+    """Return the texts that count as an answer with this label, right after the prompt.
+
+    Parameters
+    ----------
+    label : str
+    label_style : {"space", "bare", "sum"}
+        `space`: the label after a space. `bare`: the label alone. `sum`: either, in upper or lower
+        case; their probabilities are added.
+
+    Raises
+    ------
+    ValueError
+        If the style is unknown.
+
+    Examples
+    --------
+    >>> label_spellings("A", "space"), label_spellings("A", "sum")
+    ([' A'], [' A', 'A', ' a', 'a'])
+    """
+    spellings = {
+        "space": [f" {label}"],
+        "bare": [label],
+        "sum": [f" {label}", label, f" {label.lower()}", label.lower()],
+    }
+    if label_style not in spellings:
+        known = ", ".join(LABEL_STYLES)
+        raise ValueError(f"unknown label style {label_style!r}; known: {known}")
+    return spellings[label_style]

@@ -1,8 +1,13 @@
 """The question table: its columns, its checks, and human entropy."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from scipy.stats import entropy
+
+from uqlib.artifacts import sha256_of
 
 COLUMNS = [
     "question_id",
@@ -23,7 +28,7 @@ _SCHEMA = pa.DataFrameSchema(
         "question_id": pa.Column(str, unique=True),
         "dataset": pa.Column(str),
         "subject": pa.Column(str),
-        "text": pa.Column(str, pa.Check.str_matches(r"\S", error="the question has no text")),
+        "text": pa.Column(str, pa.Check.str_contains(r"\S", error="has text")),
         "choices": pa.Column(object),
         "labels": pa.Column(object),
         "human_shares": pa.Column(object, nullable=True),
@@ -95,6 +100,27 @@ def check_questions(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def question_ids(frame: pd.DataFrame) -> list[str]:
+    """Return an id for each question made from its content, so that the order of rows is free.
+
+    Questions that are the same in dataset, subject, text and options (in any order) are told apart
+    by a counter.
+
+    Examples
+    --------
+    >>> question_ids(pd.DataFrame({"dataset": ["demo"] * 2, "subject": ["tea"] * 2,
+    ...     "text": ["Tea or coffee?"] * 2, "choices": [["tea", "coffee"], ["coffee", "tea"]]}))
+    ['demo-562e61cab725', 'demo-562e61cab725-2']
+    """
+    seen, ids = {}, []
+    for row in frame.itertuples():
+        content = json.dumps([row.subject, row.text, sorted(row.choices)])
+        name = f"{row.dataset}-{sha256_of(content)[:12]}"
+        seen[name] = seen.get(name, 0) + 1
+        ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return ids
+
+
 def human_entropy(shares) -> np.ndarray:
     """Shannon entropy of human answer shares, in nats, one value a question.
 
@@ -117,13 +143,7 @@ def human_entropy(shares) -> np.ndarray:
     >>> human_entropy([[0.5, 0.5], [1.0, 0.0, 0.0]]).round(4)
     array([0.6931, 0.    ])
     """
-    return np.array([np.nan if row is None else _entropy(row) for row in shares])
-
-
-def _entropy(shares) -> float:
-    p = np.asarray(shares, dtype=float)
-    p = p[p > 0] / p.sum()
-    return float(-(p * np.log(p)).sum()) + 0.0
+    return np.array([np.nan if row is None else entropy(row) for row in shares])
 
 
 def _row_problem(row) -> str | None:
@@ -154,7 +174,8 @@ def _describe(error: pa.errors.SchemaError, table: pd.DataFrame) -> str:
         return f"question table: {error}"
     case = cases.iloc[0]
     row = int(case["index"])
+    check = getattr(error.check, "error", None) or error.check
     return (
-        f"row {row} ({table.question_id[row]}): column {error.schema.name}: "
-        f"{case['failure_case']!r} fails the check {error.check.name or error.check.error}"
+        f"row {row} ({table.question_id[row]}): {error.schema.name} is {case['failure_case']!r}, "
+        f"which fails the check: {check}"
     )

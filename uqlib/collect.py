@@ -1,0 +1,379 @@
+"""Collection: one forward pass a question, reduced on the device to the rows of a response table.
+
+Batches are planned by length over the whole question table, so the same work forms the same batches
+however often it is interrupted. Finished batches are kept as shards; a rerun of the same work skips
+them and ends in the same bytes.
+"""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from uqlib import __version__
+from uqlib.artifacts import (
+    manifest_difference,
+    read_manifest,
+    read_parquet,
+    sha256_of,
+    table_hash,
+    write_parquet,
+    write_table,
+    write_text,
+)
+from uqlib.measures import choice_entropy, vocabulary_measures
+from uqlib.models import LanguageModel, encode_prompts, prompt_option_tokens
+from uqlib.paths import display_path
+from uqlib.prompts import render, template, template_hash
+from uqlib.responses import SCHEMA, check_responses
+
+BATCHES_PER_SHARD = 32
+OVERLENGTH = ("error", "skip")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a collection will do, decided before the first forward pass.
+
+    Attributes
+    ----------
+    questions : DataFrame
+        The questions to ask, without those left out.
+    prompts : list of list of int
+        Token ids.
+    options : list of list of list of int
+        For each question and label, the tokens that stand for it.
+    batches : list of list of int
+        Positions in `questions`.
+    skipped : DataFrame
+        Questions left out: `question_id`, `tokens`, `limit`.
+    manifest : dict
+    """
+
+    questions: pd.DataFrame
+    prompts: list[list[int]]
+    options: list[list[list[int]]]
+    batches: list[list[int]]
+    skipped: pd.DataFrame
+    manifest: dict
+
+
+def plan_collection(
+    model: LanguageModel,
+    questions: pd.DataFrame,
+    prompt_style: str = "survey",
+    label_style: str = "space",
+    batch_tokens: int = 2048,
+    overlength: str = "error",
+    seed: int = 0,
+) -> Plan:
+    """Encode every prompt, find the option tokens and form the batches.
+
+    Parameters
+    ----------
+    model : LanguageModel
+    questions : DataFrame
+        A checked question table.
+    prompt_style, label_style : str
+        See `uqlib.prompts`.
+    batch_tokens : int
+        Tokens of a batch at most, padding included; a longer prompt is a batch of its own.
+    overlength : {"error", "skip"}
+        What to do with prompts longer than the model's context. Nothing is ever truncated.
+    seed : int
+        Recorded in the manifest; a plain pass draws nothing.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    ValueError
+        If a label is not one token, a prompt is too long (with their count and first ids), the
+        table is empty, or a setting is unknown.
+    """
+    if overlength not in OVERLENGTH:
+        raise ValueError(f"unknown overlength {overlength!r}; known: {', '.join(OVERLENGTH)}")
+    if questions.empty:
+        raise ValueError("there are no questions to ask")
+    texts = [
+        render(row.text, row.choices, row.labels, prompt_style) for row in questions.itertuples()
+    ]
+    options = prompt_option_tokens(
+        model.tokenizer, texts, list(questions["labels"]), prompt_style, label_style
+    )
+    prompts = encode_prompts(model.tokenizer, texts, template(prompt_style).bos)
+    lengths = np.array([len(prompt) for prompt in prompts])
+    limit = getattr(model.network.config.get_text_config(), "max_position_embeddings", None)
+    fits = lengths <= (limit or lengths.max())
+    skipped = pd.DataFrame(
+        {"question_id": questions["question_id"][~fits], "tokens": lengths[~fits], "limit": limit}
+    )
+    if overlength == "error" and len(skipped):
+        first = ", ".join(skipped["question_id"][:3])
+        raise ValueError(
+            f"{len(skipped)} of {len(questions)} prompts are longer than the model's {limit} "
+            f"tokens (first: {first}; the longest has {lengths.max()}); "
+            'overlength="skip" leaves them out and lists them'
+        )
+    kept = np.flatnonzero(fits)
+    prompts = [prompts[i] for i in kept]
+    batches = plan_batches([len(prompt) for prompt in prompts], batch_tokens)
+    manifest = {
+        **model.identity,
+        "condition": "plain",
+        "prompt_style": prompt_style,
+        "template": template_hash(prompt_style),
+        "label_style": label_style,
+        "option_tokens": sha256_of(json.dumps(options)),
+        "shots": 0,
+        "questions": table_hash(questions),
+        "overlength": overlength,
+        "seed": seed,
+        "batch_tokens": batch_tokens,
+        "batches": sha256_of(json.dumps(batches)),
+        "uqlib": __version__,
+    }
+    return Plan(
+        questions=questions.iloc[kept].reset_index(drop=True),
+        prompts=prompts,
+        options=[options[i] for i in kept],
+        batches=batches,
+        skipped=skipped.reset_index(drop=True),
+        manifest=manifest,
+    )
+
+
+def plan_batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
+    """Group positions by length, so that padded batches hold at most `batch_tokens` tokens.
+
+    Longest first: a batch too large for the device fails at once, and time left is never
+    underestimated.
+
+    Examples
+    --------
+    >>> plan_batches([3, 5, 3, 9], batch_tokens=10)
+    [[3], [1, 0], [2]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches = []
+    for position in order:
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(position)
+        else:
+            batches.append([position])
+    return batches
+
+
+def run_plan(model: LanguageModel, plan: Plan, shards: Path | None = None) -> pd.DataFrame:
+    """Ask every question of a plan.
+
+    Parameters
+    ----------
+    model : LanguageModel
+    plan : Plan
+    shards : Path, optional
+        Folder for finished work; what lies there from the same plan is not computed again.
+
+    Returns
+    -------
+    DataFrame
+        A checked response table in the order of the questions.
+
+    Raises
+    ------
+    ValueError
+        If a logit is not finite; the message names model and question.
+    """
+    groups = [
+        plan.batches[start : start + BATCHES_PER_SHARD]
+        for start in range(0, len(plan.batches), BATCHES_PER_SHARD)
+    ]
+    frames = []
+    with _progress(len(plan.prompts), model.name) as bar:
+        for number, group in enumerate(groups):
+            path = shards and Path(shards) / f"shard-{number:05d}.parquet"
+            frame = path and _read_shard(path, plan.manifest)
+            if frame is None:
+                rows = [_ask(model, plan, batch, bar) for batch in group]
+                frame = pd.concat(rows, ignore_index=True)
+                if path:
+                    write_parquet(frame, path, plan.manifest, SCHEMA)
+            else:
+                bar.update(len(frame))
+            frames.append(frame)
+    order = [position for group in groups for batch in group for position in batch]
+    table = pd.concat(frames, ignore_index=True)
+    return check_responses(table.iloc[np.argsort(order)])
+
+
+def collect(model: LanguageModel, questions: pd.DataFrame, **settings) -> pd.DataFrame:
+    """Collect the response table of a model; `settings` are those of `plan_collection`."""
+    return run_plan(model, plan_collection(model, questions, **settings))
+
+
+def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
+    """Run a plan, keeping shards beside `path`, and write the response table there.
+
+    Beside it go ``<path>.run.json`` (what varies from run to run) and, if questions were left out,
+    ``<path>.skipped.csv``. A finished file of the same plan is left as it is.
+
+    Returns
+    -------
+    dict
+        The content of ``<path>.run.json``.
+
+    Raises
+    ------
+    ValueError
+        If `path` holds other work; the message says what differs.
+    """
+    path = Path(path)
+    run_path = path.with_name(path.name + ".run.json")
+    if path.exists():
+        difference = manifest_difference(read_manifest(path), plan.manifest)
+        if difference:
+            raise ValueError(
+                f"{display_path(path)} holds other work ({'; '.join(difference)}); "
+                "move it away or choose another output"
+            )
+        return json.loads(run_path.read_text())
+    key = sha256_of(json.dumps(plan.manifest, sort_keys=True))[:12]
+    shards = path.parent / ".shards" / f"{path.stem}-{key}"
+    started = time.time()
+    responses = run_plan(model, plan, shards)
+    run = {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.time() - started, 2),
+        "questions": len(responses),
+        "prompt_tokens": sum(len(prompt) for prompt in plan.prompts),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": _device_name(model.network.device),
+    }
+    if len(plan.skipped):
+        write_table(plan.skipped, path.with_name(path.name + ".skipped.csv"))
+    write_text(json.dumps(run, indent=1), run_path)
+    write_parquet(responses, path, plan.manifest, SCHEMA)
+    shutil.rmtree(shards)
+    if not any(shards.parent.iterdir()):
+        shards.parent.rmdir()
+    return run
+
+
+def next_token_log_probs(model: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
+    """Log-probabilities of the next token after each prompt, float32, shape (batch, V).
+
+    One forward pass over the left-padded batch, with explicit positions, that computes logits for
+    the last position only.
+
+    Raises
+    ------
+    FloatingPointError
+        If a logit is NaN or infinite; ``error.args[1]`` holds the rows.
+    """
+    device, width = model.network.device, max(map(len, prompts))
+    pad = model.tokenizer.pad_token_id or 0
+    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        logits = model.network(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        finite = logits.isfinite().all(-1)
+        if not finite.all():
+            raise FloatingPointError("NaN or infinite logits", (~finite).nonzero()[:, 0].tolist())
+        return logits.float().log_softmax(-1)
+
+
+def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) -> list[np.ndarray]:
+    """Log-probability of each option label, the probabilities of its spellings added.
+
+    Parameters
+    ----------
+    log_probs : Tensor of float32, shape (batch, V)
+    options : list of list of list of int
+        For each row and label, the tokens that stand for it.
+
+    Returns
+    -------
+    list of ndarray of float32
+        One a row, as long as the row has labels.
+
+    Examples
+    --------
+    >>> p = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    >>> np.exp(choice_log_probs(p, [[[0, 1], [2]]])[0])
+    array([0.75, 0.25], dtype=float32)
+    """
+    labels = max(map(len, options))
+    spellings = max(len(tokens) for row in options for tokens in row)
+    index = torch.full((len(options), labels, spellings), -1)
+    for i, row in enumerate(options):
+        for j, tokens in enumerate(row):
+            index[i, j, : len(tokens)] = torch.tensor(tokens)
+    index = index.to(log_probs.device)
+    found = log_probs.gather(1, index.clamp(min=0).flatten(1)).view_as(index)
+    summed = found.masked_fill(index < 0, -torch.inf).logsumexp(-1).cpu().numpy()
+    return [values[: len(row)] for values, row in zip(summed, options, strict=True)]
+
+
+def _ask(model: LanguageModel, plan: Plan, batch: list[int], bar: tqdm) -> pd.DataFrame:
+    rows = plan.questions.iloc[batch]
+    try:
+        log_probs = next_token_log_probs(model, [plan.prompts[i] for i in batch])
+    except FloatingPointError as error:
+        bad = rows["question_id"].iloc[error.args[1][0]]
+        raise ValueError(f"{model.name}, question {bad}: {error.args[0]}") from None
+    choices = choice_log_probs(log_probs, [plan.options[i] for i in batch])
+    measures = {name: value.cpu().numpy() for name, value in vocabulary_measures(log_probs).items()}
+    frame = pd.DataFrame(
+        {
+            "model": model.name,
+            "dataset": rows["dataset"].to_numpy(),
+            "question_id": rows["question_id"].to_numpy(),
+            "n_choices": [len(choice) for choice in choices],
+            "choice_log_probs": choices,
+            "option_mass": [min(np.exp(choice).sum(), 1) for choice in choices],
+            "predicted": [choice.argmax() for choice in choices],
+            "condition": plan.manifest["condition"],
+            "dropout_rate": 0.0,
+            "pass_index": 0,
+            "prompt_style": plan.manifest["prompt_style"],
+            "label_style": plan.manifest["label_style"],
+            "shots": plan.manifest["shots"],
+            "choice_entropy": [choice_entropy(choice).item() for choice in choices],
+            **measures,
+        }
+    )
+    bar.update(len(batch))
+    return frame
+
+
+def _read_shard(path: Path, manifest: dict) -> pd.DataFrame | None:
+    try:
+        return read_parquet(path) if read_manifest(path) == manifest else None
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _progress(total: int, name: str) -> tqdm:
+    interval = 0.1 if sys.stderr.isatty() else 5
+    return tqdm(total=total, desc=name, unit="prompt", mininterval=interval)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,59 @@
+"""Public data files: where each comes from, its checksum, and the download."""
+
+from importlib import resources
+from pathlib import Path
+
+import pooch
+from tqdm.auto import tqdm
+
+from uqlib.paths import data_folder
+
+FOLDERS = {"coane": "published/coane", "mmlu": "mmlu/test"}
+
+
+def registry() -> dict[str, tuple[str, str]]:
+    """Return checksum and address of every public file, by its path in the data folder.
+
+    Examples
+    --------
+    >>> checksum, address = registry()["published/coane/coane_data.parquet"]
+    >>> checksum[:15], address.rsplit("/", 1)[1]
+    ('sha256:902b84da', 'coane_data.parquet')
+    """
+    text = resources.files("uqlib.questions").joinpath("registry.txt").read_text()
+    rows = (line.split() for line in text.splitlines())
+    return {name: (checksum, address) for name, checksum, address in rows}
+
+
+def files_of(source: str) -> list[str]:
+    """Return the files of one source (a key of `FOLDERS`), relative to the data folder.
+
+    Examples
+    --------
+    >>> len(files_of("coane")), len(files_of("mmlu"))
+    (31, 57)
+    """
+    return [name for name in registry() if name.startswith(FOLDERS[source] + "/")]
+
+
+def missing_files(source: str) -> list[str]:
+    """Return the files of a source that the data folder does not hold; empty when it is complete."""
+    return [name for name in files_of(source) if not (data_folder() / name).exists()]
+
+
+def fetch(source: str) -> Path:
+    """Return the folder of a source, every file downloaded if need be and its checksum verified.
+
+    Raises
+    ------
+    OSError
+        If a file is absent and cannot be downloaded.
+    ValueError
+        If a file differs from its checksum; the message names it.
+    """
+    files = registry()
+    folder = data_folder()
+    for name in tqdm(files_of(source), desc=source, unit="file"):
+        checksum, address = files[name]
+        pooch.retrieve(address, checksum, fname=Path(name).name, path=(folder / name).parent)
+    return folder / FOLDERS[source]
