@@ -2,7 +2,8 @@
 
 Every function takes log-probabilities along the last axis (anything `torch.as_tensor` accepts) and
 returns a float32 tensor without that axis. Entropies are Shannon entropies divided by the logarithm
-of the number of tokens they run over, so they lie in [0, 1]. Source: Moore et al. (2025), section 3.
+of the number of tokens they run over, so they lie in [0, 1]. Source: Moore et al. (2025), section
+3.
 """
 
 import math
@@ -11,6 +12,7 @@ import torch
 
 TOP_K = (5, 10, 25, 50, 100)
 TOP_P = (50, 75, 90, 95)
+TOLERANCE = 1e-6
 MEASURES = (
     "top1_probability",
     "total_entropy",
@@ -92,6 +94,7 @@ def top_p_size(log_probs, p: float, rule: str = "nucleus") -> torch.Tensor:
     rule : {"nucleus", "published"}
         `nucleus`: the smallest set of most probable tokens that reaches `p`. `published`: the
         largest set that stays at or below `p`, as in the released code; it may be empty.
+        A sum within `TOLERANCE` of `p` counts as equal, so that rounding does not decide.
 
     Returns
     -------
@@ -182,10 +185,10 @@ def _size(cumulative: torch.Tensor, p: float, rule: str) -> torch.Tensor:
     if not 0 < p <= 1:
         raise ValueError(f"p must lie in (0, 1], not {p}")
     if rule == "nucleus":
-        reached = (cumulative < p).sum(-1) + 1
+        reached = (cumulative < p - TOLERANCE).sum(-1) + 1
         return reached.clamp(max=cumulative.shape[-1])
     if rule == "published":
-        return (cumulative <= p).sum(-1)
+        return (cumulative <= p + TOLERANCE).sum(-1)
     raise ValueError(f"unknown rule {rule!r}; known: nucleus, published")
 
 

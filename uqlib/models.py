@@ -1,5 +1,6 @@
-"""Models and their option tokens: loading from a hub id or a folder, and what a label is in context."""
+"""Models and option tokens: loading from a hub id or a folder, and what a label is in context."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,10 @@ class LanguageModel:
 
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a hub id or a folder, without running code that comes with it."""
-    return AutoTokenizer.from_pretrained(_place(model), revision=revision, trust_remote_code=False)
+    with _naming(model):
+        return AutoTokenizer.from_pretrained(
+            _place(model), revision=revision, trust_remote_code=False
+        )
 
 
 def load_model(
@@ -74,13 +78,14 @@ def load_model(
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, bfloat16, float16")
     place = _place(model)
     tokenizer = load_tokenizer(model, revision)
-    network = AutoModelForCausalLM.from_pretrained(
-        place,
-        revision=revision,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    with _naming(model):
+        network = AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     network = network.to(_device(device)).eval()
     identity = {
         "model": model_name(model),
@@ -115,7 +120,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: list[str], bos: bool = True
 ) -> list[list[int]]:
-    """Encode prompts, with the beginning-of-sequence token exactly once where the tokenizer sets one.
+    """Encode prompts, with the beginning-of-sequence token once if the tokenizer sets one.
 
     Parameters
     ----------
@@ -222,6 +227,14 @@ def prompt_option_tokens(
         for key, prompt in prompt_of.items()
     }
     return [tokens[key] for key in keys]
+
+
+@contextmanager
+def _naming(model: str):
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{model}: {error}") from error
 
 
 def _place(model: str) -> str:

@@ -61,7 +61,7 @@ TEMPLATES = {
 
 
 def template(style: str) -> Template:
-    """Return the template of a prompt style.
+    r"""Return the template of a prompt style.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def template(style: str) -> Template:
     Examples
     --------
     >>> template("survey").after
-    '\\nAnswer:'
+    '\nAnswer:'
     """
     if style not in TEMPLATES:
         raise ValueError(f"unknown prompt style {style!r}; known: {', '.join(sorted(TEMPLATES))}")

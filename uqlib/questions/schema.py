@@ -5,25 +5,30 @@ import json
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow
 from scipy.stats import entropy
 
 from uqlib.artifacts import sha256_of
 
-COLUMNS = [
-    "question_id",
-    "dataset",
-    "subject",
-    "text",
-    "choices",
-    "labels",
-    "human_shares",
-    "answer",
-    "source",
-]
 LETTERS = [chr(ord("A") + i) for i in range(26)]
 SHARE_TOLERANCE = 0.02
 
-_SCHEMA = pa.DataFrameSchema(
+SCHEMA = pyarrow.schema(
+    [
+        ("question_id", pyarrow.string()),
+        ("dataset", pyarrow.string()),
+        ("subject", pyarrow.string()),
+        ("text", pyarrow.string()),
+        ("choices", pyarrow.list_(pyarrow.string())),
+        ("labels", pyarrow.list_(pyarrow.string())),
+        ("human_shares", pyarrow.list_(pyarrow.float64())),
+        ("answer", pyarrow.int64()),
+        ("source", pyarrow.string()),
+    ]
+)
+COLUMNS = SCHEMA.names
+
+_CHECKS = pa.DataFrameSchema(
     {
         "question_id": pa.Column(str, unique=True),
         "dataset": pa.Column(str),
@@ -80,7 +85,7 @@ def check_questions(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ["choices", "labels", "human_shares"]:
         table[name] = table[name].astype(object)
     try:
-        _SCHEMA.validate(table)
+        _CHECKS.validate(table)
     except pa.errors.SchemaError as error:
         raise ValueError(_describe(error, table)) from None
 

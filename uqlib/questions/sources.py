@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 import pooch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from uqlib.paths import data_folder
 
@@ -37,7 +37,7 @@ def files_of(source: str) -> list[str]:
 
 
 def missing_files(source: str) -> list[str]:
-    """Return the files of a source that the data folder does not hold; empty when it is complete."""
+    """Return the files of a source that the data folder lacks; empty when it is complete."""
     return [name for name in files_of(source) if not (data_folder() / name).exists()]
 
 

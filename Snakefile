@@ -1,0 +1,182 @@
+# questions -> responses -> analyses -> book; every rule but the last two is one papermill run
+import json
+import sys
+from pathlib import Path
+
+from uqlib import pipeline
+from uqlib.published import published_models
+from uqlib.questions.sources import FOLDERS, files_of, missing_files
+from uqlib.paths import data_folder
+
+NAME = config.get("profile", "classroom")
+PROFILE = pipeline.load_profile(Path("config") / f"{NAME}.yaml")
+BUILD = f"build/{NAME}"
+QUESTIONS, RESPONSES, RESULTS = (f"{BUILD}/{part}" for part in ("questions", "responses", "results"))
+PRESENT = [source for source in FOLDERS if not missing_files(source)]
+STUDIES = [*PROFILE["collect"], *(["published"] if PROFILE["published"] else [])]
+
+QUESTION_NOTEBOOKS = {
+    "10_survey_questions": ["world_opinions"],
+    "11_knowledge_questions": ["world_knowledge", *PRESENT],
+}
+COLLECTED = {
+    (study, name): model
+    for study in PROFILE["collect"]
+    for name, model in pipeline.collected_models(PROFILE, study).items()
+}
+RESPONSE_FILES = [
+    f"{RESPONSES}/{study}/{name}/{dataset}.parquet"
+    for study, name in COLLECTED
+    for dataset in PROFILE["collect"][study]["questions"]
+]
+PUBLISHED_FILES = [
+    f"{RESPONSES}/published/{model}/{source}.parquet"
+    for source in PROFILE["published"]
+    if source in PRESENT
+    for model in published_models(data_folder() / FOLDERS[source])
+]
+CHAPTERS = [n for n in PROFILE["chapters"] if n not in [*QUESTION_NOTEBOOKS, "74_published_outputs", "90_ledger"]]
+
+
+def code(*modules):
+    return [f"uqlib/{module}.py" for module in modules]
+
+
+def table(dataset):
+    return f"{QUESTIONS}/{dataset}.parquet"
+
+
+def parameters(notebook, **given):
+    """What the pipeline gives a notebook: its profile entry, and these if it declares them."""
+    path = f"notebooks/{notebook}.ipynb"
+    declared = pipeline.declared_parameters(path)
+    standard = {"output": f"{RESULTS}/{notebook}", "results": RESULTS}
+    if "studies" in declared:
+        standard |= {"studies": ",".join(STUDIES), "responses": RESPONSES, "questions": QUESTIONS}
+    chosen = {name: value for name, value in standard.items() if name in declared}
+    chosen |= given | (PROFILE["notebooks"].get(notebook) or {})
+    pipeline.check_parameters(path, chosen)
+    return json.dumps(chosen)
+
+
+SCHEMA = code("artifacts", "paths", "questions/schema")
+COLLECTION = code("artifacts", "collect", "measures", "models", "paths", "prompts", "responses")
+ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
+RUN = (
+    "OMP_NUM_THREADS={threads} exec " + sys.executable + " -m uqlib.pipeline run "
+    "{input.notebook} {output.notebook} --parameters {params.parameters:q}"
+)
+
+
+rule book:
+    input:
+        f"{BUILD}/html",
+    default_target: True
+
+
+for notebook, datasets in QUESTION_NOTEBOOKS.items():
+
+    rule:
+        name: f"questions_{notebook[:2]}"
+        input:
+            notebook=f"notebooks/{notebook}.ipynb",
+            code=SCHEMA + sorted(map(str, Path("uqlib/questions").glob("*.py"))),
+            data=[data_folder() / f for source in PRESENT if source in datasets for f in files_of(source)],
+        output:
+            notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
+            results=directory(f"{RESULTS}/{notebook}"),
+            tables=[table(dataset) for dataset in datasets],
+        params:
+            parameters=parameters(notebook, questions=QUESTIONS),
+        shell:
+            RUN
+
+
+for (study, name), model in COLLECTED.items():
+    entry = PROFILE["collect"][study]
+
+    rule:
+        name: f"collect_{study}_{name}".replace("-", "_").replace(".", "_")
+        input:
+            notebook="notebooks/14_collect_responses.ipynb",
+            code=COLLECTION,
+            tables=[table(dataset) for dataset in entry["questions"]],
+            model=sorted(map(str, Path(model).glob("*.*"))) if Path(model).is_dir() else [],
+        output:
+            notebook=f"{BUILD}/collections/{study}/{name}.ipynb",
+            tables=[f"{RESPONSES}/{study}/{name}/{dataset}.parquet" for dataset in entry["questions"]],
+        params:
+            parameters=parameters(
+                "14_collect_responses",
+                **entry["settings"],
+                model=model,
+                questions=",".join(table(dataset) for dataset in entry["questions"]),
+                output=f"{RESPONSES}/{study}/{name}",
+            ),
+        shell:
+            RUN
+
+
+rule published_outputs:
+    input:
+        notebook="notebooks/74_published_outputs.ipynb",
+        code=ANALYSIS,
+        tables=[table(source) for source in PROFILE["published"] if source in PRESENT],
+        data=[data_folder() / f for s in PROFILE["published"] if s in PRESENT for f in files_of(s)],
+    output:
+        notebook=f"{BUILD}/notebooks/74_published_outputs.ipynb",
+        results=directory(f"{RESULTS}/74_published_outputs"),
+        tables=PUBLISHED_FILES,
+    params:
+        parameters=parameters("74_published_outputs", responses=RESPONSES, questions=QUESTIONS),
+    shell:
+        RUN
+
+
+for notebook in CHAPTERS:
+    declared = pipeline.declared_parameters(f"notebooks/{notebook}.ipynb")
+
+    rule:
+        name: f"chapter_{notebook}"
+        input:
+            notebook=f"notebooks/{notebook}.ipynb",
+            code=ANALYSIS,
+            zoo=sorted(map(str, Path("zoo").glob("*/*.*"))),
+            questions=[table("world_opinions"), table("world_knowledge")],
+            responses=RESPONSE_FILES + PUBLISHED_FILES if "studies" in declared else [],
+        output:
+            notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
+            results=directory(f"{RESULTS}/{notebook}"),
+        params:
+            parameters=parameters(notebook),
+        shell:
+            RUN
+
+
+rule ledger:
+    input:
+        notebook="notebooks/90_ledger.ipynb",
+        code=code("ledger", "paths", "artifacts"),
+        claims="book/claims.yaml",
+        results=[f"{RESULTS}/{notebook}" for notebook in CHAPTERS] + [f"{RESULTS}/74_published_outputs"],
+    output:
+        notebook=f"{BUILD}/notebooks/90_ledger.ipynb",
+        results=directory(f"{RESULTS}/90_ledger"),
+    params:
+        parameters=parameters("90_ledger"),
+    shell:
+        RUN
+
+
+rule render:
+    input:
+        notebooks=[f"{BUILD}/notebooks/{notebook}.ipynb" for notebook in PROFILE["chapters"]],
+        code=sorted(map(str, Path("uqlib").rglob("*.py"))),
+        pages=[str(p) for p in sorted(Path("book").rglob("*")) if p.is_file()],
+        config=["_config.yml", "_toc.yml"],
+    output:
+        directory(f"{BUILD}/html"),
+    params:
+        build=BUILD,
+    shell:
+        "exec " + sys.executable + " -m uqlib.pipeline render {params.build}"

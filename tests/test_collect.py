@@ -1,0 +1,182 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uqlib import collect as collection
+from uqlib.artifacts import read_manifest, read_parquet
+from uqlib.collect import (
+    choice_log_probs,
+    collect,
+    collect_to_file,
+    next_token_log_probs,
+    plan_batches,
+    plan_collection,
+)
+from uqlib.measures import MEASURES, choice_entropy, vocabulary_measures
+from uqlib.models import encode_prompts, option_tokens
+from uqlib.prompts import render
+
+
+def plain_row(model, row):
+    """One question, no padding, all logits, float64 softmax: what collection must equal."""
+    prompt = render(row.text, row.choices, row.labels)
+    ids = torch.tensor(encode_prompts(model.tokenizer, [prompt]))
+    with torch.no_grad():
+        log_probs = model.network(ids).logits[0, -1].double().log_softmax(-1)
+    tokens = option_tokens(model.tokenizer, prompt, row.labels)
+    choice = log_probs[[t for (t,) in tokens]]
+    measures = {k: v.item() for k, v in vocabulary_measures(log_probs[None]).items()}
+    return choice.numpy(), measures | {"choice_entropy": choice_entropy(choice).item()}
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 300, 10_000])
+def test_batches_equal_single_unpadded_passes(model, questions, batch_tokens):
+    responses = collect(model, questions, batch_tokens=batch_tokens)
+    assert list(responses.question_id) == list(questions.question_id)
+    for row, response in zip(questions.itertuples(), responses.itertuples(), strict=True):
+        choice, measures = plain_row(model, row)
+        np.testing.assert_allclose(response.choice_log_probs, choice, atol=1e-5)
+        assert response.option_mass == pytest.approx(np.exp(choice).sum(), abs=1e-5)
+        assert response.predicted == choice.argmax()
+        for name in MEASURES:
+            assert getattr(response, name) == pytest.approx(measures[name], abs=1e-5), name
+
+
+def test_the_order_of_questions_does_not_matter(model, questions):
+    a = collect(model, questions).set_index("question_id")
+    b = collect(model, questions[::-1].reset_index(drop=True)).set_index("question_id")
+    for name in MEASURES:
+        np.testing.assert_allclose(a[name], b.loc[a.index, name], atol=1e-5)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 100))
+def test_batches_hold_every_position_once_within_the_budget(lengths, budget):
+    batches = plan_batches(lengths, budget)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
+
+
+def test_spellings_of_a_label_add_up():
+    p = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    (row,) = choice_log_probs(p.log(), [[[0, 3], [2]]])
+    np.testing.assert_allclose(np.exp(row), [0.5, 0.3], rtol=1e-6)
+
+
+def test_the_first_of_tied_options_is_predicted(model, questions):
+    # Zero weights make all logits equal.
+    flat = torch.nn.Module.state_dict(model.network)["lm_head.weight"].clone()
+    model.network.lm_head.weight.data.zero_()
+    try:
+        assert set(collect(model, questions).predicted) == {0}
+    finally:
+        model.network.lm_head.weight.data.copy_(flat)
+
+
+def test_prompts_longer_than_the_context_are_an_error_or_listed(model, questions):
+    long = questions.copy()
+    long.at[1, "text"] = "why " * 300
+    with pytest.raises(ValueError, match=rf"1 of 4 prompts .* 256 tokens .*{long.question_id[1]}"):
+        plan_collection(model, long)
+    plan = plan_collection(model, long, overlength="skip")
+    assert list(plan.skipped.question_id) == [long.question_id[1]]
+    assert list(plan.questions.question_id) == list(long.question_id.drop(1))
+    with pytest.raises(ValueError, match="known: error, skip"):
+        plan_collection(model, long, overlength="truncate")
+
+
+def test_logits_that_are_not_finite_name_model_and_question(model, questions, monkeypatch):
+    real = model.network.forward
+    calls = []
+
+    def broken(*args, **kwargs):
+        output = real(*args, **kwargs)
+        calls.append(output.logits[-1, -1, 5].fill_(torch.nan))
+        return output
+
+    monkeypatch.setattr(model.network, "forward", broken)
+    shortest = questions.question_id[3]
+    with pytest.raises(ValueError, match=f"tiny, question {shortest}: NaN or infinite logits"):
+        collect(model, questions[3:].reset_index(drop=True))
+    with pytest.raises(FloatingPointError):
+        next_token_log_probs(model, [[1, 2, 3]])
+
+
+def test_no_questions_is_an_error(model, questions):
+    with pytest.raises(ValueError, match="no questions"):
+        plan_collection(model, questions[:0])
+
+
+def many(questions, copies=30):
+    rows = [questions.assign(question_id=questions.question_id + f"/{i}") for i in range(copies)]
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_an_interrupted_run_ends_in_the_same_bytes(model, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "BATCHES_PER_SHARD", 2)
+    plan = plan_collection(model, many(questions), batch_tokens=300)
+    whole, stopped = tmp_path / "whole/demo.parquet", tmp_path / "stopped/demo.parquet"
+    collect_to_file(model, plan, whole)
+
+    real, calls = collection.next_token_log_probs, []
+
+    def stop_at_seventh(*arguments):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(collection, "next_token_log_probs", stop_at_seventh)
+    with pytest.raises(KeyboardInterrupt):
+        collect_to_file(model, plan, stopped)
+    assert not stopped.exists()
+    shards = sorted((stopped.parent / ".shards").rglob("*.parquet"))
+    assert len(shards) == 3
+    shards[1].write_bytes(shards[1].read_bytes()[:100])
+
+    calls.clear()
+    monkeypatch.setattr(collection, "next_token_log_probs", lambda *a: calls.append(1) or real(*a))
+    collect_to_file(model, plan, stopped)
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert len(calls) == len(plan.batches) - 4  # two whole shards of two batches are kept
+    assert not (stopped.parent / ".shards").exists()
+
+
+def test_a_finished_file_is_kept_and_other_work_is_refused(model, questions, tmp_path):
+    path = tmp_path / "demo.parquet"
+    plan = plan_collection(model, questions)
+    first = collect_to_file(model, plan, path)
+    assert collect_to_file(model, plan, path) == first
+    other = plan_collection(model, questions, label_style="bare")
+    with pytest.raises(ValueError, match="label_style: space instead of bare"):
+        collect_to_file(model, other, path)
+
+
+def test_file_manifest_and_report(model, questions, tmp_path):
+    long = questions.copy()
+    long.at[1, "text"] = "why " * 300
+    path = tmp_path / "demo.parquet"
+    plan = plan_collection(model, long, overlength="skip", seed=3)
+    collect_to_file(model, plan, path)
+    manifest = read_manifest(path)
+    assert manifest["seed"] == 3 and manifest["weights"] == "random, seed 0"
+    assert len(pd.read_csv(tmp_path / "demo.parquet.skipped.csv")) == 1
+    assert json.loads((tmp_path / "demo.parquet.run.json").read_text())["questions"] == 3
+    assert list(read_parquet(path).question_id) == list(plan.questions.question_id)
+
+
+def test_a_full_disk_leaves_no_file(model, questions, tmp_path, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("uqlib.artifacts.pq.write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        collect_to_file(model, plan_collection(model, questions), tmp_path / "demo.parquet")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+    shutil.rmtree(tmp_path / ".shards", ignore_errors=True)

@@ -1,0 +1,172 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from uqlib import pipeline
+from uqlib.paths import ROOT
+
+
+def write_notebook(path, *cells, parameters="x: int = 1"):
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook.cells = [first, *map(nbformat.v4.new_code_cell, cells)]
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out" / "n.ipynb"
+
+
+def test_a_run_passes_parameters_and_keeps_what_was_printed(tmp_path, output):
+    notebook = write_notebook(tmp_path / "n.ipynb", "print('x is', x)")
+    pipeline.run_notebook(notebook, output, {"x": 5})
+    assert "x is 5" in output.with_suffix(".log").read_text()
+    assert nbformat.read(output, 4).cells[-1].outputs[0].text == "x is 5\n"
+    assert not output.with_suffix(".running.ipynb").exists()
+
+
+def test_a_misspelt_parameter_is_refused_before_anything_runs(tmp_path, output):
+    notebook = write_notebook(tmp_path / "n.ipynb")
+    with pytest.raises(ValueError, match=r"n.ipynb has no parameter y; it has x"):
+        pipeline.run_notebook(notebook, output, {"y": 5})
+    assert not output.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["1 / 0", "import sys; sys.exit(0)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"],
+    ids=["error", "exit", "killed kernel"],
+)
+def test_a_run_that_does_not_end_leaves_nothing_that_looks_finished(tmp_path, output, cell):
+    notebook = write_notebook(tmp_path / "n.ipynb", cell, "print('after')")
+    with pytest.raises((PapermillExecutionError, RuntimeError, SystemExit)):
+        pipeline.run_notebook(notebook, output, {})
+    assert not output.exists()
+
+
+def test_a_run_ends_with_the_process_that_started_it(tmp_path, output):
+    done = tmp_path / "done"
+    notebook = write_notebook(
+        tmp_path / "n.ipynb",
+        f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))",
+        f"time.sleep(8); pathlib.Path({str(done)!r}).touch()",
+    )
+    command = [sys.executable, "-m", "uqlib.pipeline", "run", str(notebook), str(output)]
+    script = f"import subprocess; subprocess.run({command!r}, start_new_session=True)"
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    kernel = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not alive(kernel), seconds=7)
+    assert not done.exists() and not output.exists()
+
+
+def wait_for(condition, seconds=60):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_one_build_at_a_time(tmp_path):
+    lock = tmp_path / "classroom/.lock"
+    with (
+        pipeline.only_one(lock),
+        pytest.raises(RuntimeError, match="another run is at work in build/classroom"),
+        pipeline.only_one(lock),
+    ):
+        pass
+    with pipeline.only_one(lock):
+        assert lock.exists()
+
+
+def profile(**changes):
+    entry = {"models": ["zoo/llama-0.3m-base"], "questions": ["world_opinions"], "settings": {}}
+    return {"collect": {"zoo": entry}, "published": [], "notebooks": {}, "chapters": []} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"publshed": []}, "unknown key 'publshed'"),
+        ({"chapters": "all"}, "chapters must be a list"),
+        ({"published": ["coain"]}, "published: unknown source 'coain'"),
+        ({"chapters": ["99_nothing"]}, "no notebook '99_nothing'"),
+        ({"collect": {"zoo": {"models": [], "questions": []}}}, "collect.zoo: missing key"),
+    ],
+)
+def test_a_bad_profile_names_file_and_key(tmp_path, changes, message):
+    path = tmp_path / "lab.yaml"
+    path.write_text(yaml.safe_dump(profile(**changes)))
+    with pytest.raises(ValueError, match=f"lab.yaml.*{message}"):
+        pipeline.load_profile(path)
+
+
+def test_models_of_one_name_are_refused():
+    same = profile()
+    same["collect"]["zoo"]["models"] = ["a/b--c", "a--b/c"]
+    with pytest.raises(ValueError, match="two models share a name"):
+        pipeline.collected_models(same, "zoo")
+
+
+def snakemake(*arguments):
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--dry-run", "--cores", "1"]
+    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_an_unknown_parameter_is_an_error_while_the_graph_is_built(tmp_path):
+    lab = yaml.safe_load((ROOT / "config/classroom.yaml").read_text())
+    lab["notebooks"] = {"32_uncertainty_alignment": {"replicate": 10}}
+    path = ROOT / "config/.test-strict.yaml"
+    path.write_text(yaml.safe_dump(lab))
+    try:
+        run = snakemake("--config", "profile=.test-strict")
+    finally:
+        path.unlink()
+    assert run.returncode != 0
+    assert "32_uncertainty_alignment.ipynb has no parameter replicate" in run.stderr + run.stdout
+
+
+def test_every_collection_is_one_job_a_model():
+    run = snakemake("--forceall")
+    assert run.returncode == 0, run.stderr
+    models = yaml.safe_load((ROOT / "config/classroom.yaml").read_text())["collect"]["zoo"][
+        "models"
+    ]
+    jobs = [line for line in run.stdout.splitlines() if line.startswith("collect_zoo_")]
+    assert len(jobs) == len(models)
+
+
+def test_the_command_line_says_what_is_wrong(capsys):
+    assert pipeline.main(["book", "nowhere"]) == 1
+    assert "no profile 'nowhere'; known: classroom" in capsys.readouterr().err
+
+
+def test_parameters_are_given_as_json():
+    with pytest.raises(SystemExit):
+        pipeline.main(["run", "a", "b", "--parameters", "x=1"])
+    assert json.loads('{"x": 1}') == {"x": 1}

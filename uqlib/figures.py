@@ -1,0 +1,124 @@
+"""One house style for every figure, and the few kinds of figure the book repeats."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from uqlib.measures import MEASURES, TOP_K, TOP_P
+
+PALETTE = sns.color_palette("colorblind")
+DIVERGING = "vlag"
+MEASURE_LABELS = {
+    "top1_probability": "top-1 probability",
+    "total_entropy": "total entropy",
+    "choice_entropy": "choice entropy",
+    **{f"top_k_entropy_{k}": f"top-k entropy, k = {k}" for k in TOP_K},
+    **{f"top_p_size_{p}": f"top-p size, p = .{p}" for p in TOP_P},
+    **{f"top_p_entropy_{p}": f"top-p entropy, p = .{p}" for p in TOP_P},
+}
+
+
+def use_house_style() -> None:
+    """Set fonts, sizes and the colour-blind safe palette for every figure that follows."""
+    sns.set_theme(style="ticks", palette="colorblind", font_scale=0.95)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titlesize": "medium",
+            "legend.frameon": False,
+            "svg.hashsalt": "uqlib",
+        }
+    )
+
+
+def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: float = 1) -> Axes:
+    """Draw one value for every measure (rows) and model (columns) as an annotated heat map.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns `measure`, `model` and `value`; models are drawn in order of appearance.
+    value : str
+        The column to draw.
+    ax : Axes
+    label : str
+        What the colour means, with its unit or range.
+    limit : float
+        The colours run from minus this to plus this.
+
+    Returns
+    -------
+    Axes
+    """
+    models = list(dict.fromkeys(table["model"]))
+    grid = table.pivot(index="measure", columns="model", values=value).loc[list(MEASURES), models]
+    sns.heatmap(
+        grid.rename(index=MEASURE_LABELS),
+        ax=ax,
+        cmap=DIVERGING,
+        vmin=-limit,
+        vmax=limit,
+        annot=grid.map(_two_digits),
+        fmt="",
+        annot_kws={"size": 7},
+        linewidths=0.5,
+        cbar_kws={"label": label, "shrink": 0.6},
+    )
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0)
+    return ax
+
+
+def interval_plot(
+    table: pd.DataFrame, value: str, row: str, ax: Axes, hue: str | None = None
+) -> Axes:
+    """Draw a value with its interval (`low`, `high`) for each row, one above the other.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns `value`, `low`, `high`, `row` and, if given, `hue`.
+    value, row : str
+        The columns of the horizontal and the vertical axis; rows in order of appearance.
+    ax : Axes
+    hue : str, optional
+        Colour and marker by this column, side by side within a row.
+
+    Returns
+    -------
+    Axes
+    """
+    rows = list(dict.fromkeys(table[row]))
+    groups = [(None, table)] if hue is None else list(table.groupby(hue, sort=False))
+    for number, (name, group) in enumerate(groups):
+        shift = 0.5 * ((number + 0.5) / len(groups) - 0.5)
+        ax.errorbar(
+            group[value],
+            [rows.index(r) + shift for r in group[row]],
+            xerr=[group[value] - group["low"], group["high"] - group[value]],
+            fmt="osD^v"[number % 5],
+            markersize=4,
+            linewidth=1,
+            color=PALETTE[number],
+            label=name,
+        )
+    ax.set_yticks(range(len(rows)), rows)
+    ax.invert_yaxis()
+    ax.set_ylabel("")
+    return ax
+
+
+def say_absent(ax: Axes, what: str) -> None:
+    """Write in an empty figure that its data are not there."""
+    ax.set_axis_off()
+    ax.figure.set_size_inches(7, 0.6)
+    ax.text(0.5, 0.5, f"{what}: absent from this build", ha="center", transform=ax.transAxes)
+
+
+def _two_digits(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2f}".replace("0.", ".")

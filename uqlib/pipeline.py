@@ -1,0 +1,290 @@
+"""The pipeline's parts: profiles, strict and whole notebook runs, staging, one book at a time.
+
+The Snakefile says what depends on what; this module says how a step is done so that it ends whole
+or leaves nothing that looks finished.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import papermill
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+from uqlib.models import model_name
+from uqlib.paths import ROOT
+from uqlib.questions.sources import FOLDERS, fetch, missing_files
+
+PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
+COLLECT_KEYS = {"models": list, "questions": list, "settings": dict}
+
+
+def load_profile(path: Path) -> dict:
+    """Read a profile (``config/<name>.yaml``) and check it, naming the key that is wrong.
+
+    Returns
+    -------
+    dict
+        `collect` (study: models, questions, settings), `published` (sources to import),
+        `notebooks` (parameters by notebook) and `chapters` (notebooks of the book, in order).
+
+    Raises
+    ------
+    ValueError
+        Names file and key.
+    """
+    profile = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    _check_keys(profile, PROFILE_KEYS, Path(path).name)
+    for study, entry in profile["collect"].items():
+        _check_keys(entry, COLLECT_KEYS, f"{Path(path).name}: collect.{study}")
+    for source in profile["published"]:
+        if source not in FOLDERS:
+            raise ValueError(f"{Path(path).name}: published: unknown source {source!r}")
+    for notebook in [*profile["notebooks"], *profile["chapters"]]:
+        if not (ROOT / "notebooks" / f"{notebook}.ipynb").exists():
+            raise ValueError(f"{Path(path).name}: there is no notebook {notebook!r}")
+    return profile
+
+
+def declared_parameters(notebook: Path) -> list[str]:
+    """Return the names that a notebook's cell tagged `parameters` declares."""
+    return list(papermill.inspect_notebook(str(notebook)))
+
+
+def check_parameters(notebook: Path, parameters: dict) -> None:
+    """Refuse parameters that a notebook does not declare.
+
+    Raises
+    ------
+    ValueError
+        Names the notebook, the unknown names and the known ones.
+    """
+    declared = declared_parameters(notebook)
+    unknown = [name for name in parameters if name not in declared]
+    if unknown:
+        raise ValueError(
+            f"{Path(notebook).name} has no parameter {', '.join(unknown)}; "
+            f"it has {', '.join(declared)}"
+        )
+
+
+def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
+    """Run a notebook with papermill; `output` exists afterwards only if every cell ran.
+
+    The run happens under a temporary name. A failed one stays, for inspection, as
+    ``<output>.failed.ipynb``. What cells print goes to ``<output>.log``. If the process that
+    started this one dies, so does the run.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown.
+    PapermillExecutionError
+        If a cell fails.
+    RuntimeError
+        If the kernel died without telling.
+    """
+    check_parameters(notebook, parameters)
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
+    failed.unlink(missing_ok=True)
+    with output.with_suffix(".log").open("w", encoding="utf-8") as log:
+        try:
+            executed = papermill.execute_notebook(
+                str(notebook),
+                str(running),
+                parameters=parameters,
+                progress_bar=False,
+                log_output=True,
+                stdout_file=log,
+                stderr_file=log,
+                cwd=str(ROOT),
+            )
+        except BaseException:
+            if running.exists():
+                running.replace(failed)
+            raise
+    _check_whole(executed, notebook)
+    running.replace(output)
+
+
+def stage_book(notebooks: Path, stage: Path) -> None:
+    """Lay out the sources of the book with the executed notebooks, which are not to be rerun."""
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    config["execute"]["execute_notebooks"] = "off"
+    (stage / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    shutil.copy(ROOT / "_toc.yml", stage)
+    shutil.copytree(ROOT / "book", stage / "book")
+    shutil.copytree(notebooks, stage / "notebooks", ignore=shutil.ignore_patterns("*.log"))
+
+
+def build_book(stage: Path, html: Path, log: Path) -> None:
+    """Render a staged book; warnings are errors, and `html` appears only when it is whole.
+
+    Raises
+    ------
+    RuntimeError
+        If a page has a warning or an error; the message holds the end of the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "jupyter_book", "build", str(stage), "-W", "-n"]
+    with log.open("w", encoding="utf-8") as file:
+        status = subprocess.run(
+            [*command, "--keep-going"], stdout=file, stderr=subprocess.STDOUT
+        ).returncode
+    if status:
+        lines = log.read_text(encoding="utf-8").splitlines()
+        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-30:]
+        raise RuntimeError("the book has problems (see " + str(log) + "):\n" + "\n".join(told))
+    shutil.rmtree(html, ignore_errors=True)
+    (stage / "_build" / "html").replace(html)
+
+
+def make_book(profile: str, cores: int, extra: list[str]) -> int:
+    """Download what can be, let Snakemake bring the book up to date, return its exit status."""
+    path = ROOT / "config" / f"{profile}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in (ROOT / "config").glob("*.yaml")))
+        raise ValueError(f"there is no profile {profile!r}; known: {known}")
+    started = time.time()
+    with only_one(ROOT / "build" / profile / ".lock"):
+        for source in load_profile(path)["published"]:
+            download(source)
+        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock"]
+        command += ["--rerun-incomplete", "--quiet", "rules", "host", "reason"]
+        command += ["--config", f"profile={profile}", *extra]
+        status = subprocess.run(command, cwd=ROOT).returncode
+    if status == 0:
+        print(f"The book is at build/{profile}/html/index.html ({time.time() - started:.0f} s).")
+    return status
+
+
+def download(source: str) -> bool:
+    """Download a public source if files are missing; say so and return False if that fails."""
+    missing = missing_files(source)
+    if not missing:
+        return True
+    try:
+        fetch(source)
+    except OSError as error:
+        reason = type(error).__name__
+        print(
+            f"{source}: {len(missing)} files are missing and cannot be downloaded ({reason}). "
+            "The book will say so and show the rest.",
+            file=sys.stderr,
+        )
+        return False
+    return True
+
+
+@contextmanager
+def only_one(path: Path):
+    """Hold a lock that vanishes with this process, however it ends.
+
+    Raises
+    ------
+    RuntimeError
+        If another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another run is at work in build/{path.parent.name}") from None
+        yield
+
+
+def die_with_parent() -> None:
+    """End this process and its children soon after the process that started it has died."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def collected_models(profile: dict, study: str) -> dict[str, str]:
+    """Return the models of a study by the name they have in paths.
+
+    Raises
+    ------
+    ValueError
+        If two models would share a name.
+    """
+    models = profile["collect"][study]["models"]
+    names = {model_name(model): model for model in models}
+    if len(names) < len(models):
+        raise ValueError(f"collect.{study}: two models share a name: {', '.join(models)}")
+    return names
+
+
+def _check_whole(executed, notebook: Path) -> None:
+    cells = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
+    if any(cell.execution_count is None for cell in cells):
+        raise RuntimeError(f"{Path(notebook).name}: the kernel died before the last cell")
+
+
+def _check_keys(entry: dict, kinds: dict, place: str) -> None:
+    for key in entry.keys() ^ kinds.keys():
+        raise ValueError(f"{place}: {'unknown' if key in entry else 'missing'} key {key!r}")
+    for key, kind in kinds.items():
+        if not isinstance(entry[key], kind):
+            raise ValueError(f"{place}: {key} must be a {kind.__name__}, not {entry[key]!r}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the pipeline: `book`, `data`, `run` and `render`."""
+    parser = argparse.ArgumentParser(prog="python -m uqlib.pipeline", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    book = commands.add_parser("book", help="bring a profile's book up to date")
+    book.add_argument("profile")
+    book.add_argument("--cores", type=int, default=os.cpu_count())
+    commands.add_parser("data", help="download the open data")
+    run = commands.add_parser("run", help="run one notebook, strictly and whole")
+    run.add_argument("notebook", type=Path)
+    run.add_argument("output", type=Path)
+    run.add_argument("--parameters", type=json.loads, default={}, help="a JSON object")
+    render = commands.add_parser("render", help="render the executed notebooks of a build")
+    render.add_argument("build", type=Path)
+    chosen, extra = parser.parse_known_args(arguments)
+    try:
+        if chosen.command == "book":
+            return make_book(chosen.profile, chosen.cores, extra)
+        if chosen.command == "data":
+            return 0 if all([download(source) for source in FOLDERS]) else 1
+        die_with_parent()
+        started = time.time()
+        if chosen.command == "render":
+            stage_book(chosen.build / "notebooks", chosen.build / "stage")
+            build_book(
+                chosen.build / "stage", chosen.build / "html", chosen.build / "logs" / "render.log"
+            )
+            print(f"html: {time.time() - started:.0f} s", flush=True)
+        else:
+            run_notebook(chosen.notebook, chosen.output, chosen.parameters)
+            print(f"{chosen.output.stem}: {time.time() - started:.0f} s", flush=True)
+    except (ValueError, RuntimeError, PapermillExecutionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Studies: sets of response tables that an analysis reads together, with their questions."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from uqlib.artifacts import read_parquet
+from uqlib.collect import collect
+from uqlib.models import load_model
+from uqlib.paths import ROOT, data_folder, resolve
+from uqlib.published import load_published, published_models
+from uqlib.questions.coane import load_coane
+from uqlib.questions.sources import FOLDERS, missing_files
+from uqlib.questions.world import evaluation_knowledge, evaluation_opinions
+from uqlib.responses import join_questions, read_responses
+
+BUILT = "build/classroom"
+SLICE = 300
+
+
+def load_studies(
+    studies: str, need: str, responses: str = "", questions: str = ""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the responses of several studies to every data set that has what the analysis needs.
+
+    Parameters
+    ----------
+    studies : str
+        Names, separated by commas, in the order of the page.
+    need : {"human_shares", "answer"}
+        The column of the question table that may not be missing.
+    responses, questions : str
+        Folders; empty for those of the built book. Where a study has no responses there, `zoo` is
+        asked a few hundred questions on the spot, and `published` is read from the data folder.
+
+    Returns
+    -------
+    responses : DataFrame
+        Joined to their questions, with a column `study`; one row a model and question.
+    sources : DataFrame
+        One row a study and data set: `study`, `dataset`, `models`, `questions`, `data` (simulated,
+        real or absent).
+    """
+    folder = resolve(responses or f"{BUILT}/responses")
+    tables = resolve(questions or f"{BUILT}/questions")
+    frames, sources = [], []
+    for study in studies.split(","):
+        found = list(_built(study, need, folder, tables))
+        if not found and not responses:
+            found = list(_on_the_spot(study, need))
+        for frame in found:
+            simulated = (frame["source"] == "simulated").all()
+            frames.append(frame.assign(study=study))
+            sources.append(_source(study, frame, "simulated" if simulated else "real"))
+        if not found:
+            sources.append({"study": study, "data": "absent"})
+    if not frames:
+        raise ValueError(
+            f"no responses with {need} in {studies}: build the book first, or name some"
+        )
+    return pd.concat(frames, ignore_index=True), pd.DataFrame(sources)
+
+
+def zoo_models() -> list[str]:
+    """Return the folders of the zoo's models, relative to the project's root, smallest first."""
+    folders = [file.parent for file in (ROOT / "zoo").glob("*/model.safetensors")]
+    sizes = {f: (f / "model.safetensors").stat().st_size for f in folders}
+    return [f"zoo/{f.name}" for f in sorted(folders, key=lambda f: (sizes[f], f.name))]
+
+
+def _built(study: str, need: str, responses: Path, questions: Path):
+    for path in sorted(questions.glob("*.parquet")):
+        table = read_parquet(path)
+        asked = read_responses(responses, study, path.stem)
+        if table[need].notna().all() and len(asked):
+            yield join_questions(asked, table)
+
+
+def _on_the_spot(study: str, need: str):
+    if study == "zoo" and zoo_models():
+        table = evaluation_opinions() if need == "human_shares" else evaluation_knowledge()
+        table = table.sample(min(SLICE, len(table)), random_state=0).reset_index(drop=True)
+        yield join_questions(collect(load_model(zoo_models()[0], device="cpu"), table), table)
+    if study == "published" and not missing_files("coane"):
+        folder = data_folder() / FOLDERS["coane"]
+        table = load_coane(folder)
+        asked = [load_published(folder, model, table) for model in published_models(folder)]
+        yield join_questions(pd.concat(asked, ignore_index=True), table)
+
+
+def _source(study: str, frame: pd.DataFrame, data: str) -> dict:
+    return {
+        "study": study,
+        "dataset": frame["dataset"].iloc[0],
+        "models": frame["model"].nunique(),
+        "questions": frame["question_id"].nunique(),
+        "data": data,
+    }
+
+
+def model_kind(model: str) -> str:
+    """Tell `instruct` from `base` models by their name, as their makers mark them.
+
+    Examples
+    --------
+    >>> model_kind("Llama_2_7B_Chat"), model_kind("Mistral_0.3_Ins"), model_kind("Gemma_2B")
+    ('instruct', 'instruct', 'base')
+    """
+    return "instruct" if any(mark in model.lower() for mark in ("ins", "chat")) else "base"
