@@ -173,7 +173,7 @@ rule render:
         notebooks=[f"{BUILD}/notebooks/{notebook}.ipynb" for notebook in PROFILE["chapters"]],
         code=sorted(map(str, Path("uqlib").rglob("*.py"))),
         pages=[str(p) for p in sorted(Path("book").rglob("*")) if p.is_file()],
-        config=["_config.yml", "_toc.yml"],
+        config=["_config.yml", "_toc.yml", *sorted(map(str, Path("config").glob("[a-z]*.yaml")))],
     output:
         directory(f"{BUILD}/html"),
     params:

@@ -63,7 +63,8 @@ def test_a_run_ends_with_the_process_that_started_it(tmp_path, output):
     done = tmp_path / "done"
     notebook = write_notebook(
         tmp_path / "n.ipynb",
-        f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))",
+        "import os, pathlib, time",
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))",
         f"time.sleep(8); pathlib.Path({str(done)!r}).touch()",
     )
     command = [sys.executable, "-m", "uqlib.pipeline", "run", str(notebook), str(output)]

@@ -37,7 +37,7 @@ def use_house_style() -> None:
 
 
 def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: float = 1) -> Axes:
-    """Draw one value for every measure (rows) and model (columns) as an annotated heat map.
+    """Draw one value for every model (rows) and measure (columns) as an annotated heat map.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: f
     Axes
     """
     models = list(dict.fromkeys(table["model"]))
-    grid = table.pivot(index="measure", columns="model", values=value).loc[list(MEASURES), models]
+    grid = table.pivot(index="model", columns="measure", values=value).loc[models, list(MEASURES)]
     sns.heatmap(
-        grid.rename(index=MEASURE_LABELS),
+        grid.rename(columns=MEASURE_LABELS),
         ax=ax,
         cmap=DIVERGING,
         vmin=-limit,
@@ -67,10 +67,11 @@ def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: f
         fmt="",
         annot_kws={"size": 7},
         linewidths=0.5,
-        cbar_kws={"label": label, "shrink": 0.6},
+        cbar_kws={"label": label, "shrink": 0.5, "aspect": 30},
     )
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
+    ax.tick_params(axis="x", rotation=90)
     return ax
 
 

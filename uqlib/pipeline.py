@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,10 @@ from uqlib.paths import ROOT
 from uqlib.questions.sources import FOLDERS, fetch, missing_files
 
 PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
+BOOKKEEPING = re.compile(
+    r"\[\w+ \w+|Finished jobid|Execute \d|Select jobs|Complete log|Elapsed time|Assuming"
+    r"|Using shell|Provided cores|Rules claiming|Building DAG|\s*$"
+)
 COLLECT_KEYS = {"models": list, "questions": list, "settings": dict}
 
 
@@ -99,14 +104,13 @@ def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     running, failed = (output.with_suffix(f".{state}.ipynb") for state in ("running", "failed"))
     failed.unlink(missing_ok=True)
-    with output.with_suffix(".log").open("w", encoding="utf-8") as log:
+    with output.with_suffix(".log").open("w", encoding="utf-8") as log, _stderr_to(log):
         try:
             executed = papermill.execute_notebook(
                 str(notebook),
                 str(running),
                 parameters=parameters,
                 progress_bar=False,
-                log_output=True,
                 stdout_file=log,
                 stderr_file=log,
                 cwd=str(ROOT),
@@ -127,7 +131,8 @@ def stage_book(notebooks: Path, stage: Path) -> None:
     config["execute"]["execute_notebooks"] = "off"
     (stage / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     shutil.copy(ROOT / "_toc.yml", stage)
-    shutil.copytree(ROOT / "book", stage / "book")
+    for folder in ("book", "config"):
+        shutil.copytree(ROOT / folder, stage / folder)
     shutil.copytree(notebooks, stage / "notebooks", ignore=shutil.ignore_patterns("*.log"))
 
 
@@ -140,11 +145,11 @@ def build_book(stage: Path, html: Path, log: Path) -> None:
         If a page has a warning or an error; the message holds the end of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(stage), "-W", "-n"]
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", str(stage), "-W", "-n", "--keep-going"]
     with log.open("w", encoding="utf-8") as file:
-        status = subprocess.run(
-            [*command, "--keep-going"], stdout=file, stderr=subprocess.STDOUT
-        ).returncode
+        environment = os.environ | {"NO_COLOR": "1"}
+        status = subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
     if status:
         lines = log.read_text(encoding="utf-8").splitlines()
         told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-30:]
@@ -166,7 +171,7 @@ def make_book(profile: str, cores: int, extra: list[str]) -> int:
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock"]
         command += ["--rerun-incomplete", "--quiet", "rules", "host", "reason"]
         command += ["--config", f"profile={profile}", *extra]
-        status = subprocess.run(command, cwd=ROOT).returncode
+        status = _run_quietly(command)
     if status == 0:
         print(f"The book is at build/{profile}/html/index.html ({time.time() - started:.0f} s).")
     return status
@@ -233,6 +238,30 @@ def collected_models(profile: dict, study: str) -> dict[str, str]:
     if len(names) < len(models):
         raise ValueError(f"collect.{study}: two models share a name: {', '.join(models)}")
     return names
+
+
+@contextmanager
+def _stderr_to(file):
+    """Send what this process and its children write to stderr into a file."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _run_quietly(command: list[str]) -> int:
+    """Run Snakemake, leaving out the lines that only repeat its bookkeeping."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in process.stdout:
+        if not BOOKKEEPING.match(line):
+            print(line, end="", flush=True)
+    return process.wait()
 
 
 def _check_whole(executed, notebook: Path) -> None:

@@ -3,6 +3,8 @@
 Correlations of many measures and replicates are then a handful of matrix products.
 """
 
+import warnings
+
 import numpy as np
 
 
@@ -24,7 +26,7 @@ def bootstrap_weights(n: int, replicates: int, seed: int) -> np.ndarray:
 
 
 def interval(replicates: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval over the first axis; replicates that are NaN are left out.
+    """Percentile interval over the first axis; NaN replicates are left out, all NaN gives NaN.
 
     Examples
     --------
@@ -34,7 +36,9 @@ def interval(replicates: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, n
     """
     tail = (1 - level) / 2
     quantile = np.nanquantile if np.isnan(replicates).any() else np.quantile
-    low, high = quantile(replicates, [tail, 1 - tail], axis=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="All-NaN slice")
+        low, high = quantile(replicates, [tail, 1 - tail], axis=0)
     return low, high
 
 
