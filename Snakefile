@@ -11,7 +11,9 @@ from uqlib.paths import data_folder
 NAME = config.get("profile", "classroom")
 PROFILE = pipeline.load_profile(Path("config") / f"{NAME}.yaml")
 BUILD = f"build/{NAME}"
-QUESTIONS, RESPONSES, RESULTS = (f"{BUILD}/{part}" for part in ("questions", "responses", "results"))
+QUESTIONS = f"{BUILD}/questions"
+RESPONSES = f"{BUILD}/responses"
+RESULTS = f"{BUILD}/results"
 PRESENT = [source for source in FOLDERS if not missing_files(source)]
 STUDIES = [*PROFILE["collect"], *(["published"] if PROFILE["published"] else [])]
 
@@ -35,7 +37,8 @@ PUBLISHED_FILES = [
     if source in PRESENT
     for model in published_models(data_folder() / FOLDERS[source])
 ]
-CHAPTERS = [n for n in PROFILE["chapters"] if n not in [*QUESTION_NOTEBOOKS, "74_published_outputs", "90_ledger"]]
+OWN_RULE = [*QUESTION_NOTEBOOKS, "74_published_outputs", "90_ledger"]
+CHAPTERS = [notebook for notebook in PROFILE["chapters"] if notebook not in OWN_RULE]
 
 
 def code(*modules):
@@ -64,7 +67,7 @@ COLLECTION = code("artifacts", "collect", "measures", "models", "paths", "prompt
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
 RUN = (
     "OMP_NUM_THREADS={threads} exec " + sys.executable + " -m uqlib.pipeline run "
-    "{input.notebook} {output.notebook} --parameters {params.parameters:q}"
+    "--end-with-parent {input.notebook} {output.notebook} --parameters {params.parameters:q}"
 )
 
 
@@ -179,4 +182,4 @@ rule render:
     params:
         build=BUILD,
     shell:
-        "exec " + sys.executable + " -m uqlib.pipeline render {params.build}"
+        "exec " + sys.executable + " -m uqlib.pipeline render --end-with-parent {params.build}"

@@ -1,5 +1,6 @@
 """The slow tier: a stranger's machine, and a power cut."""
 
+import contextlib
 import hashlib
 import os
 import random
@@ -131,10 +132,8 @@ def pids_of(name, clone):
 
 
 def kill(pid):
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def wait_until_quiet(clone, seconds=20):

@@ -67,7 +67,8 @@ def test_a_run_ends_with_the_process_that_started_it(tmp_path, output):
         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))",
         f"time.sleep(8); pathlib.Path({str(done)!r}).touch()",
     )
-    command = [sys.executable, "-m", "uqlib.pipeline", "run", str(notebook), str(output)]
+    command = [sys.executable, "-m", "uqlib.pipeline", "run", "--end-with-parent"]
+    command += [str(notebook), str(output)]
     script = f"import subprocess; subprocess.run({command!r}, start_new_session=True)"
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())

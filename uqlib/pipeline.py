@@ -87,8 +87,7 @@ def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
     """Run a notebook with papermill; `output` exists afterwards only if every cell ran.
 
     The run happens under a temporary name. A failed one stays, for inspection, as
-    ``<output>.failed.ipynb``. What cells print goes to ``<output>.log``. If the process that
-    started this one dies, so does the run.
+    ``<output>.failed.ipynb``. What cells print goes to ``<output>.log``.
 
     Raises
     ------
@@ -213,14 +212,14 @@ def only_one(path: Path):
         yield
 
 
-def die_with_parent() -> None:
-    """End this process and its children soon after the process that started it has died."""
+def end_with_parent() -> None:
+    """Kill this process soon after the process that started it has died; its kernel follows."""
     parent = os.getppid()
 
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
-        os.killpg(os.getpgid(0), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -255,13 +254,12 @@ def _stderr_to(file):
 
 def _run_quietly(command: list[str]) -> int:
     """Run Snakemake, leaving out the lines that only repeat its bookkeeping."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    for line in process.stdout:
-        if not BOOKKEEPING.match(line):
-            print(line, end="", flush=True)
-    return process.wait()
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipe) as process:
+        for line in process.stdout:
+            if not BOOKKEEPING.match(line):
+                print(line, end="", flush=True)
+    return process.returncode
 
 
 def _check_whole(executed, notebook: Path) -> None:
@@ -292,26 +290,33 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--parameters", type=json.loads, default={}, help="a JSON object")
     render = commands.add_parser("render", help="render the executed notebooks of a build")
     render.add_argument("build", type=Path)
+    for command in (run, render):
+        command.add_argument("--end-with-parent", action="store_true", help=end_with_parent.__doc__)
     chosen, extra = parser.parse_known_args(arguments)
+    if extra and chosen.command != "book":
+        parser.error(f"unrecognised arguments: {' '.join(extra)}")
     try:
         if chosen.command == "book":
             return make_book(chosen.profile, chosen.cores, extra)
         if chosen.command == "data":
             return 0 if all([download(source) for source in FOLDERS]) else 1
-        die_with_parent()
+        if chosen.end_with_parent:
+            end_with_parent()
         started = time.time()
         if chosen.command == "render":
-            stage_book(chosen.build / "notebooks", chosen.build / "stage")
-            build_book(
-                chosen.build / "stage", chosen.build / "html", chosen.build / "logs" / "render.log"
-            )
-            print(f"html: {time.time() - started:.0f} s", flush=True)
+            build, done = chosen.build, "html"
+            stage_book(build / "notebooks", build / "stage")
+            build_book(build / "stage", build / "html", build / "logs/render.log")
         else:
             run_notebook(chosen.notebook, chosen.output, chosen.parameters)
-            print(f"{chosen.output.stem}: {time.time() - started:.0f} s", flush=True)
-    except (ValueError, RuntimeError, PapermillExecutionError) as error:
+            done = chosen.output.stem
+        print(f"{done}: {time.time() - started:.0f} s", flush=True)
+    except (OSError, ValueError, RuntimeError, PapermillExecutionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 
