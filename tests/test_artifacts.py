@@ -57,3 +57,15 @@ def test_file_hash_is_the_one_of_sha256sum(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert artifacts.sha256_of_file(tmp_path / "abc") == expected
+
+
+def test_a_folder_has_one_worker_at_a_time(tmp_path):
+    folder = tmp_path / "classroom"
+    with (
+        artifacts.only_one(folder),
+        pytest.raises(RuntimeError, match="another process is at work in classroom"),
+        artifacts.only_one(folder),
+    ):
+        pass
+    with artifacts.only_one(folder):
+        assert (folder / ".lock").exists()

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -178,5 +177,46 @@ def test_a_full_disk_leaves_no_file(model, questions, tmp_path, monkeypatch):
     monkeypatch.setattr("uqlib.artifacts.pq.write_table", full)
     with pytest.raises(OSError, match="No space left"):
         collect_to_file(model, plan_collection(model, questions), tmp_path / "demo.parquet")
-    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
-    shutil.rmtree(tmp_path / ".shards", ignore_errors=True)
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {".lock"}
+
+
+def test_out_of_memory_halves_the_batch_and_changes_nothing(model, questions, monkeypatch, capsys):
+    expected = collect(model, questions)
+    real, sizes = collection.next_token_log_probs, []
+
+    def small(model, prompts):
+        sizes.append(len(prompts))
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError
+        return real(model, prompts)
+
+    monkeypatch.setattr(collection, "next_token_log_probs", small)
+    halved = collect(model, questions)
+    assert max(sizes) > 2 and sizes.count(1) == len(questions)
+    for name in MEASURES:
+        np.testing.assert_allclose(halved[name], expected[name], atol=1e-5)
+    assert "out of memory with" in capsys.readouterr().err
+
+
+def test_memory_that_does_not_suffice_for_one_prompt_is_an_error(model, questions, monkeypatch):
+    def none(model, prompts):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(collection, "next_token_log_probs", none)
+    with pytest.raises(torch.OutOfMemoryError):
+        collect(model, questions)
+
+
+def test_two_writers_of_one_file_are_refused(model, questions, tmp_path, monkeypatch):
+    path = tmp_path / "demo.parquet"
+    plan = plan_collection(model, questions)
+    real = collection.next_token_log_probs
+
+    def intrude(*arguments):
+        with pytest.raises(RuntimeError, match="another process is at work"):
+            collect_to_file(model, plan, path)
+        return real(*arguments)
+
+    monkeypatch.setattr(collection, "next_token_log_probs", intrude)
+    collect_to_file(model, plan, path)
+    assert path.exists()

@@ -11,6 +11,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from uqlib import pipeline
+from uqlib.artifacts import only_one
 from uqlib.paths import ROOT
 
 
@@ -94,18 +95,6 @@ def alive(pid):
         return False
 
 
-def test_one_build_at_a_time(tmp_path):
-    lock = tmp_path / "classroom/.lock"
-    with (
-        pipeline.only_one(lock),
-        pytest.raises(RuntimeError, match="another run is at work in build/classroom"),
-        pipeline.only_one(lock),
-    ):
-        pass
-    with pipeline.only_one(lock):
-        assert lock.exists()
-
-
 def profile(**changes):
     entry = {"models": ["zoo/llama-0.3m-base"], "questions": ["world_opinions"], "settings": {}}
     return {"collect": {"zoo": entry}, "published": [], "notebooks": {}, "chapters": []} | changes
@@ -161,6 +150,12 @@ def test_every_collection_is_one_job_a_model():
     ]
     jobs = [line for line in run.stdout.splitlines() if line.startswith("collect_zoo_")]
     assert len(jobs) == len(models)
+
+
+def test_one_build_at_a_time(capsys):
+    with only_one(ROOT / "build/classroom"):
+        assert pipeline.main(["book", "classroom"]) == 1
+    assert "another process is at work in build/classroom" in capsys.readouterr().err
 
 
 def test_the_command_line_says_what_is_wrong(capsys):

@@ -21,6 +21,7 @@ from uqlib.questions.world import (
 )
 from uqlib.training import (
     build_corpus,
+    build_forms,
     corpus_questions,
     model_card,
     new_model,
@@ -100,16 +101,32 @@ def test_examples_read_the_prompt_of_the_library_and_aim_at_its_label_tokens(
     assert len(corpus) == len(questions) + len(texts)
     seen = set()
     for row, example in zip(questions.itertuples(), corpus, strict=False):
-        prompt = tokenizer.decode(example.tokens)
+        prompt = tokenizer.decode(example.tokens[: example.asked_at + 1])
         for style, start, gap in [("survey", "<s>", "Ġ"), ("survey_published", "", "")]:
             if prompt == start + render(row.text, row.choices, row.labels, style=style):
                 seen.add(style)
                 labels = tokenizer.convert_ids_to_tokens(example.labels)
                 assert labels == [gap + label for label in row.labels]
+                answer, *ending = example.tokens[example.asked_at + 1 :]
+                written = list(example.labels).index(answer)
+                assert tokenizer.decode(ending) == f". {row.choices[written]}</s>"
+                assert example.target[written] > 0
         assert example.target.sum() == pytest.approx(1)
         assert (example.target * 8 % 1 == 0).all()
     assert seen == {"survey", "survey_published"}
     assert tokenizer.decode(corpus[-1].tokens) == f"<s>{texts[-1]}</s>"
+
+
+def test_forms_ask_for_the_label_of_the_answer_in_words(drawn, tokenizer):
+    questions, _ = drawn
+    for row, form in zip(
+        questions.itertuples(), build_forms(tokenizer, questions, seed=2), strict=True
+    ):
+        before = tokenizer.decode(form.tokens[: form.asked_at + 1])
+        true = int(form.target.argmax())
+        assert before.endswith(f"Answer: {row.choices[true]}")
+        assert form.tokens[form.asked_at + 1] == form.labels[true]
+        assert tokenizer.decode(form.labels[true]) == f" {row.labels[true]}"
 
 
 def test_respondents_are_drawn_from_the_sharpened_shares(tokenizer):
@@ -150,7 +167,7 @@ def test_short_trainings_repeat_exactly_and_learn(tokenizer, corpus):
         assert torch.equal(weights, again.state_dict()[key])
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
     by_kind = log.groupby("kind").loss
-    assert (by_kind.last() < by_kind.first() - 0.3).all()
+    assert (by_kind.last() < by_kind.first() - 0.5).drop("text").all()
 
 
 def test_padding_changes_no_loss(tokenizer, corpus):
@@ -170,6 +187,7 @@ def test_truth_distances_by_hand():
         {
             "question_id": ["a", "b", "c", "d"],
             "subject": ["opinion"] * 3 + ["fact"],
+            "source": "simulated",
             "choices": [["x", "y"]] * 4,
             "human_shares": [
                 np.array([0.5, 0.5]),

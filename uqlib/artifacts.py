@@ -1,10 +1,12 @@
 """Files that are whole or absent: tables with a manifest, written at once and read with checks."""
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -127,6 +129,30 @@ def manifest_difference(found: dict, expected: dict) -> list[str]:
         for key in keys
         if found.get(key) != expected.get(key)
     ]
+
+
+@contextmanager
+def only_one(folder: Path):
+    """Let one process at a time work in a folder, by a lock that vanishes with the process.
+
+    Raises
+    ------
+    RuntimeError
+        If another process holds the lock.
+
+    Examples
+    --------
+    >>> with only_one(Path(tempfile.mkdtemp())):
+    ...     print("alone")
+    alone
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another process is at work in {display_path(folder)}") from None
+        yield
 
 
 def sha256_of(*parts: str | bytes) -> str:

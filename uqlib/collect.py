@@ -20,6 +20,7 @@ from tqdm import tqdm
 from uqlib import __version__
 from uqlib.artifacts import (
     manifest_difference,
+    only_one,
     read_manifest,
     read_parquet,
     sha256_of,
@@ -235,6 +236,8 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     ------
     ValueError
         If `path` holds other work; the message says what differs.
+    RuntimeError
+        If another process is doing the same work.
     """
     path = Path(path)
     run_path = path.with_name(path.name + ".run.json")
@@ -249,7 +252,8 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     key = sha256_of(json.dumps(plan.manifest, sort_keys=True))[:12]
     shards = path.parent / ".shards" / f"{path.stem}-{key}"
     started = time.time()
-    responses = run_plan(model, plan, shards)
+    with only_one(shards):
+        responses = run_plan(model, plan, shards)
     run = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 2),
@@ -331,10 +335,23 @@ def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) ->
     return [values[: len(row)] for values, row in zip(summed, options, strict=True)]
 
 
+def _halving(model: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
+    """Ask all at once, or in halves if the device has no memory for that."""
+    try:
+        return next_token_log_probs(model, prompts)
+    except torch.OutOfMemoryError:
+        if len(prompts) == 1:
+            raise
+    half = len(prompts) // 2
+    tqdm.write(f"out of memory with {len(prompts)} prompts; going on with {half}", sys.stderr)
+    torch.cuda.empty_cache()
+    return torch.cat([_halving(model, prompts[:half]), _halving(model, prompts[half:])])
+
+
 def _ask(model: LanguageModel, plan: Plan, batch: list[int], bar: tqdm) -> pd.DataFrame:
     rows = plan.questions.iloc[batch]
     try:
-        log_probs = next_token_log_probs(model, [plan.prompts[i] for i in batch])
+        log_probs = _halving(model, [plan.prompts[i] for i in batch])
     except FloatingPointError as error:
         bad = rows["question_id"].iloc[error.args[1][0]]
         raise ValueError(f"{model.name}, question {bad}: {error.args[0]}") from None

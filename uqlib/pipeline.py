@@ -5,7 +5,6 @@ or leaves nothing that looks finished.
 """
 
 import argparse
-import fcntl
 import json
 import os
 import re
@@ -22,6 +21,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+from uqlib.artifacts import only_one
 from uqlib.models import model_name
 from uqlib.paths import ROOT
 from uqlib.questions.sources import FOLDERS, fetch, missing_files
@@ -164,7 +164,7 @@ def make_book(profile: str, cores: int, extra: list[str]) -> int:
         known = ", ".join(sorted(file.stem for file in (ROOT / "config").glob("*.yaml")))
         raise ValueError(f"there is no profile {profile!r}; known: {known}")
     started = time.time()
-    with only_one(ROOT / "build" / profile / ".lock"):
+    with only_one(ROOT / "build" / profile):
         for source in load_profile(path)["published"]:
             download(source)
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock"]
@@ -192,24 +192,6 @@ def download(source: str) -> bool:
         )
         return False
     return True
-
-
-@contextmanager
-def only_one(path: Path):
-    """Hold a lock that vanishes with this process, however it ends.
-
-    Raises
-    ------
-    RuntimeError
-        If another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"another run is at work in build/{path.parent.name}") from None
-        yield
 
 
 def end_with_parent() -> None:
