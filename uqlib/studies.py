@@ -36,10 +36,16 @@ def load_studies(
     Returns
     -------
     responses : DataFrame
-        Joined to their questions, with a column `study`; one row a model and question.
+        Joined to their questions, with columns `study` and `data` (simulated or real); one row a
+        model and question.
     sources : DataFrame
         One row a study and data set: `study`, `dataset`, `models`, `questions`, `data` (simulated,
         real or absent).
+
+    Raises
+    ------
+    ValueError
+        If no study has simulated questions: the truth is known first, or not at all.
     """
     folder = resolve(responses or f"{BUILT}/responses")
     tables = resolve(questions or f"{BUILT}/questions")
@@ -50,13 +56,14 @@ def load_studies(
             found = list(_on_the_spot(study, need))
         for frame in found:
             simulated = (frame["source"] == "simulated").all()
-            frames.append(frame.assign(study=study))
-            sources.append(_source(study, frame, "simulated" if simulated else "real"))
+            frames.append(frame.assign(study=study, data="simulated" if simulated else "real"))
+            sources.append(_source(frames[-1]))
         if not found:
             sources.append({"study": study, "data": "absent"})
-    if not frames:
+    if not any(source["data"] == "simulated" for source in sources):
         raise ValueError(
-            f"no responses with {need} in {studies}: build the book first, or name some"
+            f"none of the studies {studies} has simulated questions with {need}: name one whose "
+            "truth is known, such as zoo, before those of real models"
         )
     return pd.concat(frames, ignore_index=True), pd.DataFrame(sources)
 
@@ -88,14 +95,30 @@ def _on_the_spot(study: str, need: str):
         yield join_questions(pd.concat(asked, ignore_index=True), table)
 
 
-def _source(study: str, frame: pd.DataFrame, data: str) -> dict:
+def _source(frame: pd.DataFrame) -> dict:
     return {
-        "study": study,
+        "study": frame["study"].iloc[0],
         "dataset": frame["dataset"].iloc[0],
         "models": frame["model"].nunique(),
         "questions": frame["question_id"].nunique(),
-        "data": data,
+        "data": frame["data"].iloc[0],
     }
+
+
+def label_models(table: pd.DataFrame) -> pd.DataFrame:
+    """Add study and data set to the names of models, where the table holds more than one of them.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"model": "m", "study": ["a", "b"], "dataset": "d"})
+    >>> list(label_models(table).model)
+    ['m (a, d)', 'm (b, d)']
+    """
+    if len(table[["study", "dataset"]].drop_duplicates()) < 2:
+        return table
+    return table.assign(
+        model=table["model"] + " (" + table["study"] + ", " + table["dataset"] + ")"
+    )
 
 
 def model_kind(model: str) -> str:
