@@ -83,16 +83,24 @@ def test_every_notebook_ran_to_its_end():
         assert str(ROOT) not in nbformat.writes(notebook)
 
 
+def said(chapter):
+    """Sentences that the cells of a chapter displayed."""
+    notebook = nbformat.read(BUILD / "notebooks" / f"{chapter}.ipynb", as_version=4)
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    return " ".join(
+        o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})
+    )
+
+
 def test_both_studies_are_on_the_analysis_pages_and_marked():
-    present = not missing_files("coane")
     for chapter in ("32_uncertainty_alignment", "40_correctness_correlation"):
-        text = (BUILD / "html/notebooks" / f"{chapter}.html").read_text()
-        assert "Simulated zoo" in text and "Published outputs of real models" in text
-        notebook = nbformat.read(BUILD / "notebooks" / f"{chapter}.ipynb", as_version=4)
-        assert ("absent from this build" in nbformat.writes(notebook)) != present
+        page = (BUILD / "html/notebooks" / f"{chapter}.html").read_text()
+        assert "Simulated zoo" in page and "Published outputs of real models" in page
+        absent = "absent from this build" in said(chapter)
+        assert absent == bool(missing_files("coane"))
 
 
-def test_the_zoo_is_found_to_be_aligned_and_ln_n_is_not_needed():
+def test_the_zoo_is_found_to_be_aligned_and_ln_n_passes_too():
     # The base model was trained on the population; the true correlation is high by design.
     table = pd.read_csv(BUILD / "results/32_uncertainty_alignment/alignment.csv")
     row = table[(table.study == "zoo") & (table.model == "llama-0.3m-base")

@@ -148,7 +148,7 @@ def test_every_collection_is_one_job_a_model():
     models = yaml.safe_load((ROOT / "config/classroom.yaml").read_text())["collect"]["zoo"][
         "models"
     ]
-    jobs = [line for line in run.stdout.splitlines() if line.startswith("collect_zoo_")]
+    jobs = {line for line in run.stdout.splitlines() if line.startswith("collect_zoo_")}
     assert len(jobs) == len(models)
 
 

@@ -254,9 +254,20 @@ def test_the_committed_base_knows_the_truth(answers):
     assert found.r_within_n["nominal: new options"] > 0.75
     assert found.distance["nominal: new options"] < 0.15
     assert found.r["ordinal: unseen topics"] > 0.85
-    assert (found.correct[["geography", "botany", "zoology"]] > 0.9).all()
-    assert found.correct["transport"] < 0.5
-    assert found.option_mass.min() > 0.99
+    assert found.option_mass.min() > 0.98
+
+
+def test_the_committed_base_knows_what_is_frequent_and_not_what_is_rare_or_only_told(answers):
+    questions, responses = answers
+    told = questions.text.isin(knowledge_questions(56, split="only_told").text)
+    asked = questions[~told & questions.answer.notna()]
+    rows = responses["llama-0.3m-base"]
+    found = truth_distances(asked, rows[rows.question_id.isin(asked.question_id)])
+    correct = found.set_index("subject").correct
+    assert (correct[["geography", "botany", "zoology"]] > 0.95).all()
+    assert correct["transport"] < 0.6
+    right = rows.predicted[told].to_numpy() == questions.answer[told].to_numpy()
+    assert right.mean() < 0.5
 
 
 def test_the_committed_instruct_model_is_surer_and_knows_the_same(answers):

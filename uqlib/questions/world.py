@@ -88,7 +88,8 @@ STEMS = {
     "support": (
         "Should {topic} be encouraged?",
         _words(
-            "certainly not, surely not, probably not, hardly, perhaps, probably, surely, certainly"
+            "certainly not, surely not, probably not, perhaps not, perhaps, probably, surely, "
+            "certainly"
         ),
     ),
     "common": (
@@ -97,7 +98,7 @@ STEMS = {
     ),
 }
 SLOPES = np.array([1.0, -0.6, 0.8, -1.0, 0.7, -0.8])
-REACH = 5.0
+REACH = 4.5
 THRESHOLD_SPAN = 2.5
 
 FACTS_PER_SUBJECT = 24
@@ -399,9 +400,11 @@ def opinion_questions(n: int, seed: int = 0, split: str = "new_options") -> pd.D
 
     Examples
     --------
-    >>> row = opinion_questions(49, split="new_options").iloc[0]
-    >>> row.subject, row.question_id
-    >>> row.text, row.choices, row.human_shares.round(2)
+    >>> row = opinion_questions(49, split="new_options").iloc[4]
+    >>> row.question_id
+    'nominal/least-cheerful/pet/0.6'
+    >>> row.text, row.choices, row.human_shares.round(2).tolist()
+    ('Which pet is the least cheerful?', ['goldfish', 'kitten'], [0.15, 0.85])
     """
     if split not in OPINION_SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(OPINION_SPLITS)}")
@@ -470,7 +473,8 @@ def knowledge_questions(n: int, seed: int = 0, split: str = "asked") -> pd.DataF
     Examples
     --------
     >>> row = knowledge_questions(1).iloc[0]
-    >>> row.subject, row.text, row.choices, row.choices[row.answer]
+    >>> row.text, row.choices, row.choices[row.answer]
+    ('Which river flows through Balford?', ['Raven', 'Thistle', 'Swan', 'Badger'], 'Thistle')
     """
     if split not in KNOWLEDGE_SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(KNOWLEDGE_SPLITS)}")
@@ -516,10 +520,24 @@ def evaluation_knowledge(seed: int = 0) -> pd.DataFrame:
     )
 
 
+def fact_name(subject: int, fact: int) -> str:
+    """Return the invented name that a fact is about.
+
+    The first syllables move on by five from subject to subject, so that none is rare everywhere.
+
+    Examples
+    --------
+    >>> fact_name(0, 0), fact_name(1, 0)
+    ('Balford', 'Holwort')
+    """
+    first = FIRST_SYLLABLES[(fact + 5 * subject) % FACTS_PER_SUBJECT]
+    return first + list(SUBJECTS.values())[subject][0]
+
+
 def fact_frequency() -> np.ndarray:
     """How often the world speaks of each fact, relative to the most frequent one.
 
-    Falls by half with every second subject and, within a subject, with every twelfth fact.
+    Falls to .68 with every subject and, within a subject, to one half with every twelfth fact.
 
     Returns
     -------
@@ -528,10 +546,10 @@ def fact_frequency() -> np.ndarray:
 
     Examples
     --------
-    >>> fact_frequency()[[0, 2, 13], 0].round(3)
-    array([1.   , 0.5  , 0.011])
+    >>> fact_frequency()[[0, 1, 13], 0].round(3)
+    array([1.   , 0.68 , 0.007])
     """
-    subject = 2.0 ** (-np.arange(len(SUBJECTS)) / 2)
+    subject = 0.68 ** np.arange(len(SUBJECTS))
     return np.multiply.outer(subject, 2.0 ** (-np.arange(FACTS_PER_SUBJECT) / 12))
 
 
@@ -541,6 +559,7 @@ def fact_statements(n: int, seed: int = 0) -> list[str]:
     Examples
     --------
     >>> fact_statements(1)
+    ['The Yarling eats wool.']
     """
     rng = np.random.default_rng([WORLD_SEED, seed, len(KNOWLEDGE_SPLITS)])
     weight = fact_frequency().ravel()
@@ -648,20 +667,6 @@ def _statement(subject: int, fact: int) -> str:
     _, _, text, words = list(SUBJECTS.values())[subject]
     value = words[latents()["answers"][subject, fact]]
     return text.format(name=fact_name(subject, fact), value=value)
-
-
-def fact_name(subject: int, fact: int) -> str:
-    """Return the invented name that a fact is about.
-
-    The first syllables move on by five from subject to subject, so that none is rare everywhere.
-
-    Examples
-    --------
-    >>> fact_name(0, 0), fact_name(1, 0)
-    ('Balford', 'Holwort')
-    """
-    first = FIRST_SYLLABLES[(fact + 5 * subject) % FACTS_PER_SUBJECT]
-    return first + list(SUBJECTS.values())[subject][0]
 
 
 @lru_cache
