@@ -49,6 +49,16 @@ def test_verdicts_follow_from_rule_and_value(results, changes, verdict):
     assert judge(claim(**changes), results)["verdict"] == verdict
 
 
+def test_a_claim_on_a_study_that_is_absent_is_not_testable(results):
+    table = pd.DataFrame({"study": ["zoo"], "measure": ["a"], "r": [0.5]})
+    table.to_csv(results / "nb/t.csv", index=False)
+    absent, present = ({"study": study, "measure": "a"} for study in ("published", "zoo"))
+    assert judge(claim(select=absent), results)["verdict"] == "not testable here"
+    assert judge(claim(select=present), results)["verdict"] == "reproduced"
+    with pytest.raises(ValueError, match="selects 0 rows"):
+        judge(claim(select={"study": "zoo", "measure": "typo"}), results)
+
+
 def test_a_claim_must_select_one_value(results):
     with pytest.raises(ValueError, match=r"X-1: .* selects 2 rows"):
         judge(claim(select={"measure": "b"}), results)
