@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from uqlib import pipeline
-from uqlib.published import published_models
 from uqlib.questions.sources import FOLDERS, files_of, missing_files
 from uqlib.paths import data_folder
 
@@ -32,10 +31,11 @@ RESPONSE_FILES = [
     for dataset in PROFILE["collect"][study]["questions"]
 ]
 PUBLISHED_FILES = [
-    f"{RESPONSES}/published/{model}/{source}.parquet"
+    f"{RESPONSES}/published/{Path(file).stem.removeprefix(source + '_')}/{source}.parquet"
     for source in PROFILE["published"]
     if source in PRESENT
-    for model in published_models(data_folder() / FOLDERS[source])
+    for file in files_of(source)
+    if not file.endswith("_data.parquet")
 ]
 OWN_RULE = [*QUESTION_NOTEBOOKS, "74_published_outputs", "90_ledger"]
 CHAPTERS = [notebook for notebook in PROFILE["chapters"] if notebook not in OWN_RULE]

@@ -7,11 +7,11 @@ from conftest import make_tokenizer
 from uqlib.models import (
     encode_prompts,
     load_model,
-    model_name,
     option_tokens,
     prompt_option_tokens,
     tokenizer_hash,
 )
+from uqlib.paths import model_name
 from uqlib.prompts import render
 
 PROMPT = render("Tea?", ["yes", "no"], ["A", "B"])

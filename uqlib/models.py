@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uqlib.artifacts import sha256_of, sha256_of_file
-from uqlib.paths import resolve
+from uqlib.paths import model_name, resolve
 from uqlib.prompts import LABEL_STYLES, label_spellings, template
 
 
@@ -96,18 +96,6 @@ def load_model(
         "tokenizer": tokenizer_hash(tokenizer),
     }
     return LanguageModel(model_name(model), network, tokenizer, identity)
-
-
-def model_name(model: str) -> str:
-    """Return the name a model has in paths and tables.
-
-    Examples
-    --------
-    >>> model_name("meta-llama/Llama-3.2-1B"), model_name("zoo/llama-0.3m-base")
-    ('meta-llama--Llama-3.2-1B', 'llama-0.3m-base')
-    """
-    place = _place(model)
-    return Path(place).name if Path(place).is_dir() else model.replace("/", "--")
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

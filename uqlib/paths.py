@@ -47,3 +47,15 @@ def display_path(path: str | Path) -> str:
     """
     path = resolve(path)
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
+def model_name(model: str) -> str:
+    """Return the name a model has in paths and tables: the folder's, or the hub id without ``/``.
+
+    Examples
+    --------
+    >>> model_name("meta-llama/Llama-3.2-1B"), model_name("zoo/llama-0.3m-base")
+    ('meta-llama--Llama-3.2-1B', 'llama-0.3m-base')
+    """
+    folder = resolve(model)
+    return folder.name if folder.is_dir() else model.replace("/", "--")

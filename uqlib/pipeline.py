@@ -22,8 +22,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from uqlib.artifacts import only_one
-from uqlib.models import model_name
-from uqlib.paths import ROOT
+from uqlib.paths import ROOT, model_name
 from uqlib.questions.sources import FOLDERS, fetch, missing_files
 
 PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
