@@ -514,10 +514,6 @@ def train_instruct(
     -------
     DataFrame
         Log of `train`.
-
-    Examples
-    --------
-    >>> log = train_instruct(model, tokenizer, questions, texts, 15_000_000)  # doctest: +SKIP
     """
     corpus = build_corpus(tokenizer, questions, texts, power=INSTRUCT_POWER, seed=seed + 1)
     return train(model, corpus, tokens // 10, learning_rate=1e-3, decay_share=1, seed=seed + 1)
@@ -572,12 +568,7 @@ def truth_distances(questions: pd.DataFrame, responses: pd.DataFrame) -> pd.Data
 
 
 def save_model(model, tokenizer, log: pd.DataFrame, folder: Path) -> None:
-    """Save weights (safetensors), tokenizer and training log (``training.csv``) into a folder.
-
-    Examples
-    --------
-    >>> save_model(model, tokenizer, log, Path("build/scratch/mine"))  # doctest: +SKIP
-    """
+    """Save weights (safetensors), tokenizer and training log (``training.csv``) into a folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_table(log.round(5), folder / "training.csv")
@@ -599,10 +590,6 @@ def model_card(folder: Path, story: str, truth: pd.DataFrame) -> str:
     -------
     str
         Title, story, losses of the last tenth of training, truth distances, hash, licence.
-
-    Examples
-    --------
-    >>> model_card(Path("build/scratch/mine"), "Trained for a minute.", truth)  # doctest: +SKIP
     """
     log = pd.read_csv(folder / "training.csv")
     late = log[log.tokens > 0.9 * log.tokens.max()].groupby("kind")[["loss", "irreducible"]]
