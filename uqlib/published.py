@@ -26,6 +26,17 @@ def published_models(folder: Path) -> list[str]:
     return sorted(name for name in names if name != "data")
 
 
+def published_path(folder: Path, model: str) -> Path:
+    """Return the file of a model's published outputs.
+
+    Examples
+    --------
+    >>> published_path(Path("published/coane"), "Gemma_2B").as_posix()
+    'published/coane/coane_Gemma_2B.parquet'
+    """
+    return Path(folder) / f"{Path(folder).name}_{model}.parquet"
+
+
 def load_published(folder: Path, model: str, questions: pd.DataFrame) -> pd.DataFrame:
     """Read one model's published multiple-choice outputs as a response table.
 
@@ -50,7 +61,7 @@ def load_published(folder: Path, model: str, questions: pd.DataFrame) -> pd.Data
         If a row asks another question, or its prediction is not the likeliest option, or its
         options sum to more; the message names file, row and value.
     """
-    path = Path(folder) / f"{Path(folder).name}_{model}.parquet"
+    path = published_path(folder, model)
     published = read_parquet(path)
     _check_questions_match(published, questions, path.name)
     log_probs = [np.asarray(row, dtype=np.float32) for row in published["mc_choice-pdf"]]
@@ -89,7 +100,7 @@ def load_published(folder: Path, model: str, questions: pd.DataFrame) -> pd.Data
 
 def published_manifest(folder: Path, model: str) -> dict:
     """Return the manifest of an imported table: where it came from, and the file's checksum."""
-    path = Path(folder) / f"{Path(folder).name}_{model}.parquet"
+    path = published_path(folder, model)
     return {
         "model": model,
         "imported_from": path.name,
@@ -111,7 +122,7 @@ def prompt_endings(folder: Path, model: str, length: int = 1) -> pd.Series:
     Series
         Counts indexed by the ending.
     """
-    path = Path(folder) / f"{Path(folder).name}_{model}.parquet"
+    path = published_path(folder, model)
     return read_parquet(path)["formatted_question_mcqa"].str[-length:].value_counts()
 
 

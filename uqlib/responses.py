@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow
@@ -120,11 +119,6 @@ def join_questions(responses: pd.DataFrame, questions: pd.DataFrame) -> pd.DataF
         )
     joined["correct"] = (joined["predicted"] == joined["answer"]).astype("boolean")
     return joined
-
-
-def log_sum(log_probs: np.ndarray) -> float:
-    """Logarithm of a sum of probabilities given by their logarithms."""
-    return float(np.logaddexp.reduce(np.asarray(log_probs, dtype=float)))
 
 
 def _describe(error: pa.errors.SchemaError, table: pd.DataFrame) -> str:
