@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from uqlib import __version__
 from uqlib.artifacts import (
@@ -29,13 +30,27 @@ from uqlib.artifacts import (
     write_table,
     write_text,
 )
+from uqlib.forward import (
+    Batch,
+    next_token_log_probs,
+    plan_batches,
+    prefix_reader,
+    shares_prefixes,
+)
 from uqlib.measures import choice_entropy, vocabulary_measures
-from uqlib.models import LanguageModel, encode_prompts, prompt_option_tokens
+from uqlib.models import LanguageModel, as_chat, encode_prompts, prompt_option_tokens
 from uqlib.paths import display_path
-from uqlib.prompts import render, template, template_hash
+from uqlib.prompts import (
+    COUNTERFACTUAL_LABELS,
+    propose,
+    render_questions,
+    template,
+    template_hash,
+)
 from uqlib.responses import SCHEMA, check_responses
 
 BATCHES_PER_SHARD = 32
+BATCH_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
 OVERLENGTH = ("error", "skip")
 
 
@@ -51,8 +66,7 @@ class Plan:
         Token ids.
     options : list of list of list of int
         For each question and label, the tokens that stand for it.
-    batches : list of list of int
-        Positions in `questions`.
+    batches : list of Batch
     skipped : DataFrame
         Questions left out: `question_id`, `tokens`, `limit`.
     manifest : dict
@@ -61,7 +75,7 @@ class Plan:
     questions: pd.DataFrame
     prompts: list[list[int]]
     options: list[list[list[int]]]
-    batches: list[list[int]]
+    batches: list[Batch]
     skipped: pd.DataFrame
     manifest: dict
 
@@ -71,7 +85,11 @@ def plan_collection(
     questions: pd.DataFrame,
     prompt_style: str = "survey",
     label_style: str = "space",
-    batch_tokens: int = 2048,
+    shots: int = 0,
+    examples: pd.DataFrame | None = None,
+    chat: bool = False,
+    condition: str = "plain",
+    batch_tokens: int = 0,
     overlength: str = "error",
     seed: int = 0,
 ) -> Plan:
@@ -81,11 +99,17 @@ def plan_collection(
     ----------
     model : LanguageModel
     questions : DataFrame
-        A checked question table.
+        A checked question table. `counterfactual` asks one question for each option of each.
     prompt_style, label_style : str
         See `uqlib.prompts`.
+    shots, examples
+        Solved examples before each question; see `render_questions`.
+    chat : bool
+        Wrap each prompt in the tokenizer's chat template.
+    condition : str
+        A name for this way of asking, where there are several.
     batch_tokens : int
-        Tokens of a batch at most, padding included; a longer prompt is a batch of its own.
+        Tokens of a forward pass at most; 0: `BATCH_TOKENS` of the device.
     overlength : {"error", "skip"}
         What to do with prompts longer than the model's context. Nothing is ever truncated.
     seed : int
@@ -105,73 +129,60 @@ def plan_collection(
         raise ValueError(f"unknown overlength {overlength!r}; known: {', '.join(OVERLENGTH)}")
     if questions.empty:
         raise ValueError("there are no questions to ask")
-    texts = [
-        render(row.text, row.choices, row.labels, prompt_style) for row in questions.itertuples()
-    ]
+    asked = questions
+    if prompt_style == "counterfactual":
+        asked = propose(questions, list(questions["choices"]), COUNTERFACTUAL_LABELS)
+    texts = render_questions(asked, prompt_style, shots, examples)
+    if chat:
+        texts = [as_chat(model.tokenizer, text) for text in texts]
     options = prompt_option_tokens(
-        model.tokenizer, texts, list(questions["labels"]), prompt_style, label_style
+        model.tokenizer, texts, list(asked["labels"]), prompt_style, label_style
     )
-    prompts = encode_prompts(model.tokenizer, texts, template(prompt_style).bos)
+    prompts = encode_prompts(model.tokenizer, texts, template(prompt_style).bos and not chat)
     lengths = np.array([len(prompt) for prompt in prompts])
     limit = getattr(model.network.config.get_text_config(), "max_position_embeddings", None)
     fits = lengths <= (limit or lengths.max())
     skipped = pd.DataFrame(
-        {"question_id": questions["question_id"][~fits], "tokens": lengths[~fits], "limit": limit}
+        {"question_id": asked["question_id"][~fits], "tokens": lengths[~fits], "limit": limit}
     )
     if overlength == "error" and len(skipped):
         first = ", ".join(skipped["question_id"][:3])
         raise ValueError(
-            f"{len(skipped)} of {len(questions)} prompts are longer than the model's {limit} "
+            f"{len(skipped)} of {len(asked)} prompts are longer than the model's {limit} "
             f"tokens (first: {first}; the longest has {lengths.max()}); "
             'overlength="skip" leaves them out and lists them'
         )
     kept = np.flatnonzero(fits)
+    if not kept.size:
+        raise ValueError(f"every prompt is longer than the model's {limit} tokens")
     prompts = [prompts[i] for i in kept]
-    batches = plan_batches([len(prompt) for prompt in prompts], batch_tokens)
+    batch_tokens = batch_tokens or BATCH_TOKENS[model.network.device.type]
+    batches = plan_batches(prompts, batch_tokens, shares_prefixes(model.network))
     manifest = {
         **model.identity,
-        "condition": "plain",
+        "condition": condition,
         "prompt_style": prompt_style,
         "template": template_hash(prompt_style),
+        "chat": chat,
         "label_style": label_style,
         "option_tokens": sha256_of(json.dumps(options)),
-        "shots": 0,
+        "shots": shots,
+        "examples": table_hash(examples) if shots else "",
         "questions": table_hash(questions),
         "overlength": overlength,
         "seed": seed,
         "batch_tokens": batch_tokens,
-        "batches": sha256_of(json.dumps(batches)),
+        "batches": sha256_of(json.dumps([[batch.rows, batch.shared] for batch in batches])),
         "uqlib": __version__,
     }
     return Plan(
-        questions=questions.iloc[kept].reset_index(drop=True),
+        questions=asked.iloc[kept].reset_index(drop=True),
         prompts=prompts,
         options=[options[i] for i in kept],
         batches=batches,
         skipped=skipped.reset_index(drop=True),
         manifest=manifest,
     )
-
-
-def plan_batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Group positions by length, so that padded batches hold at most `batch_tokens` tokens.
-
-    Longest first: a batch too large for the device fails at once, and time left is never
-    underestimated.
-
-    Examples
-    --------
-    >>> plan_batches([3, 5, 3, 9], batch_tokens=10)
-    [[3], [1, 0], [2]]
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches = []
-    for position in order:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches
 
 
 def run_plan(model: LanguageModel, plan: Plan, shards: Path | None = None) -> pd.DataFrame:
@@ -198,20 +209,20 @@ def run_plan(model: LanguageModel, plan: Plan, shards: Path | None = None) -> pd
         plan.batches[start : start + BATCHES_PER_SHARD]
         for start in range(0, len(plan.batches), BATCHES_PER_SHARD)
     ]
-    frames = []
+    read, frames = prefix_reader(model.network), []
     with _progress(len(plan.prompts), model.name) as bar:
         for number, group in enumerate(groups):
             path = shards and Path(shards) / f"shard-{number:05d}.parquet"
             frame = path and _read_shard(path, plan.manifest)
             if frame is None:
-                rows = [_ask(model, plan, batch, bar) for batch in group]
+                rows = [_ask(model, plan, batch, read, bar) for batch in group]
                 frame = pd.concat(rows, ignore_index=True)
                 if path:
                     write_parquet(frame, path, plan.manifest, SCHEMA)
             else:
                 bar.update(len(frame))
             frames.append(frame)
-    order = [position for group in groups for batch in group for position in batch]
+    order = [position for group in groups for batch in group for position in batch.rows]
     table = pd.concat(frames, ignore_index=True)
     return check_responses(table.iloc[np.argsort(order)])
 
@@ -273,36 +284,6 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     return run
 
 
-def next_token_log_probs(model: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
-    """Log-probabilities of the next token after each prompt, float32, shape (batch, V).
-
-    One forward pass over the left-padded batch, with explicit positions, that computes logits for
-    the last position only.
-
-    Raises
-    ------
-    FloatingPointError
-        If a logit is NaN or infinite; ``error.args[1]`` holds the rows.
-    """
-    device, width = model.network.device, max(map(len, prompts))
-    pad = model.tokenizer.pad_token_id or 0
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.inference_mode():
-        logits = model.network(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        finite = logits.isfinite().all(-1)
-        if not finite.all():
-            raise FloatingPointError("NaN or infinite logits", (~finite).nonzero()[:, 0].tolist())
-        return logits.float().log_softmax(-1)
-
-
 def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) -> list[np.ndarray]:
     """Log-probability of each option label, the probabilities of its spellings added.
 
@@ -335,27 +316,29 @@ def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) ->
     return [values[: len(row)] for values, row in zip(summed, options, strict=True)]
 
 
-def _halving(model: LanguageModel, prompts: list[list[int]]) -> torch.Tensor:
+def _halving(network: PreTrainedModel, prompts: list[list[int]], shared: int, read) -> torch.Tensor:
     """Ask all at once, or in halves if the device has no memory for that."""
     try:
-        return next_token_log_probs(model, prompts)
+        return next_token_log_probs(network, prompts, shared, read)
     except torch.OutOfMemoryError:
         if len(prompts) == 1:
             raise
     half = len(prompts) // 2
     tqdm.write(f"out of memory with {len(prompts)} prompts; going on with {half}", sys.stderr)
     torch.cuda.empty_cache()
-    return torch.cat([_halving(model, prompts[:half]), _halving(model, prompts[half:])])
+    parts = [_halving(network, part, shared, read) for part in (prompts[:half], prompts[half:])]
+    return torch.cat(parts)
 
 
-def _ask(model: LanguageModel, plan: Plan, batch: list[int], bar: tqdm) -> pd.DataFrame:
-    rows = plan.questions.iloc[batch]
+def _ask(model: LanguageModel, plan: Plan, batch: Batch, read, bar: tqdm) -> pd.DataFrame:
+    rows = plan.questions.iloc[batch.rows]
     try:
-        log_probs = _halving(model, [plan.prompts[i] for i in batch])
+        prompts = [plan.prompts[i] for i in batch.rows]
+        log_probs = _halving(model.network, prompts, batch.shared, read)
     except FloatingPointError as error:
         bad = rows["question_id"].iloc[error.args[1][0]]
         raise ValueError(f"{model.name}, question {bad}: {error.args[0]}") from None
-    choices = choice_log_probs(log_probs, [plan.options[i] for i in batch])
+    choices = choice_log_probs(log_probs, [plan.options[i] for i in batch.rows])
     measures = {name: value.cpu().numpy() for name, value in vocabulary_measures(log_probs).items()}
     frame = pd.DataFrame(
         {
@@ -376,7 +359,7 @@ def _ask(model: LanguageModel, plan: Plan, batch: list[int], bar: tqdm) -> pd.Da
             **measures,
         }
     )
-    bar.update(len(batch))
+    bar.update(len(rows))
     return frame
 
 

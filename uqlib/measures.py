@@ -8,6 +8,7 @@ of the number of tokens they run over, so they lie in [0, 1]. Source: Moore et a
 
 import math
 
+import numpy as np
 import torch
 
 TOP_K = (5, 10, 25, 50, 100)
@@ -107,7 +108,8 @@ def top_p_size(log_probs, p: float, rule: str = "nucleus") -> torch.Tensor:
     >>> top_p_size(p, 0.5).item(), top_p_size(p, 0.5, rule="published").item()
     (1, 0)
     """
-    return _size(_cumulative(_descending(log_probs)), p, rule)
+    mass, _ = _cumulative(_descending(log_probs))
+    return _size(mass, p, rule)
 
 
 def top_p_entropy(log_probs, p: float, rule: str = "nucleus") -> torch.Tensor:
@@ -122,9 +124,8 @@ def top_p_entropy(log_probs, p: float, rule: str = "nucleus") -> torch.Tensor:
     >>> [top_p_entropy(p, 0.5).item(), top_p_entropy(p, 0.5, rule="published").item()]
     [0.0, 1.0]
     """
-    log_probs = _descending(log_probs)
-    size = _size(_cumulative(log_probs), p, rule)
-    return _top_entropy(log_probs, size)
+    mass, entropy = _cumulative(_descending(log_probs))
+    return _top_entropy(mass, entropy, _size(mass, p, rule))
 
 
 def vocabulary_measures(log_probs) -> dict[str, torch.Tensor]:
@@ -146,17 +147,17 @@ def vocabulary_measures(log_probs) -> dict[str, torch.Tensor]:
     (15, 50.0)
     """
     log_probs = _descending(log_probs)
-    cumulative = _cumulative(log_probs)
+    mass, entropy = _cumulative(log_probs)
     values = {
         "top1_probability": top1_probability(log_probs[..., :1]),
-        "total_entropy": total_entropy(log_probs),
+        "total_entropy": (entropy[..., -1] / math.log(log_probs.shape[-1])).clamp(max=1).float(),
     }
     for k in TOP_K:
         values[f"top_k_entropy_{k}"] = top_k_entropy(log_probs[..., :k], k)
     for p in TOP_P:
-        size = _size(cumulative, p / 100, "nucleus")
+        size = _size(mass, p / 100, "nucleus")
         values[f"top_p_size_{p}"] = size.float()
-        values[f"top_p_entropy_{p}"] = _top_entropy(log_probs, size)
+        values[f"top_p_entropy_{p}"] = _top_entropy(mass, entropy, size)
     return values
 
 
@@ -173,27 +174,32 @@ def _normalised(log_probs: torch.Tensor) -> torch.Tensor:
 
 
 def _descending(log_probs) -> torch.Tensor:
-    return _float(log_probs).sort(-1, descending=True).values
+    log_probs = _float(log_probs)
+    if log_probs.device.type == "cpu":
+        return torch.from_numpy(-np.sort(-log_probs.numpy(), axis=-1))
+    return log_probs.sort(-1, descending=True).values
 
 
-def _cumulative(descending: torch.Tensor) -> torch.Tensor:
+def _cumulative(descending: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum p and -p ln p over the first tokens, for every number of them."""
     dtype = torch.float32 if descending.device.type == "mps" else torch.float64
-    return descending.exp().cumsum(-1, dtype=dtype)
+    probabilities = descending.exp()
+    terms = -probabilities * descending.clamp(min=torch.finfo(torch.float32).min)
+    return probabilities.cumsum(-1, dtype=dtype), terms.cumsum(-1, dtype=dtype)
 
 
-def _size(cumulative: torch.Tensor, p: float, rule: str) -> torch.Tensor:
+def _size(mass: torch.Tensor, p: float, rule: str) -> torch.Tensor:
     if not 0 < p <= 1:
         raise ValueError(f"p must lie in (0, 1], not {p}")
     if rule == "nucleus":
-        reached = (cumulative < p - TOLERANCE).sum(-1) + 1
-        return reached.clamp(max=cumulative.shape[-1])
+        return ((mass < p - TOLERANCE).sum(-1) + 1).clamp(max=mass.shape[-1])
     if rule == "published":
-        return (cumulative <= p + TOLERANCE).sum(-1)
+        return (mass <= p + TOLERANCE).sum(-1)
     raise ValueError(f"unknown rule {rule!r}; known: nucleus, published")
 
 
-def _top_entropy(descending: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    rank = torch.arange(descending.shape[-1], device=descending.device)
-    kept = descending.masked_fill(rank >= size.unsqueeze(-1), -torch.inf)
-    entropy = (_entropy(kept.log_softmax(-1)) / size.clamp(min=2).log()).clamp(max=1)
-    return torch.where(size > 1, entropy, (size == 0).float())
+def _top_entropy(mass: torch.Tensor, entropy: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    last = (size - 1).clamp(min=0).unsqueeze(-1)
+    mass, entropy = mass.gather(-1, last).squeeze(-1), entropy.gather(-1, last).squeeze(-1)
+    value = ((entropy / mass + mass.log()) / size.clamp(min=2).log()).clamp(0, 1).float()
+    return torch.where(size > 1, value, (size == 0).float())

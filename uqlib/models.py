@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from uqlib.artifacts import sha256_of, sha256_of_file
@@ -44,7 +49,12 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
 
 
 def load_model(
-    model: str, revision: str | None = None, dtype: str = "float32", device: str = "auto"
+    model: str,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    quantization: str = "",
+    attention: str = "",
 ) -> LanguageModel:
     """Load a model and its tokenizer.
 
@@ -57,7 +67,12 @@ def load_model(
     dtype : str
         `float32`, `bfloat16` or `float16`.
     device : str
-        `cpu`, `cuda`, `mps`, or `auto`: the first of cuda, mps, cpu that is there.
+        `cpu`, `cuda`, `mps`, or `auto`: the first of cuda, mps, cpu that is there. `spread` lays
+        the model over all GPUs of the machine (needs the package accelerate).
+    quantization : {"", "4bit", "8bit"}
+        Weights quantised on loading by bitsandbytes; needs a CUDA GPU.
+    attention : str
+        Attention implementation (`eager`, `sdpa`, `flash_attention_2`); empty: the model's default.
 
     Returns
     -------
@@ -68,7 +83,7 @@ def load_model(
     OSError
         If the model is missing or gated; the hub's own message is passed on.
     ValueError
-        If dtype or device is unknown.
+        If dtype or quantization is unknown.
 
     Notes
     -----
@@ -76,8 +91,15 @@ def load_model(
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"unknown dtype {dtype!r}; known: float32, bfloat16, float16")
+    if quantization not in ("", "4bit", "8bit"):
+        raise ValueError(f"unknown quantization {quantization!r}; known: 4bit, 8bit")
     place = _place(model)
     tokenizer = load_tokenizer(model, revision)
+    settings = {"device_map": "auto"} if device == "spread" else {}
+    if quantization:
+        settings["quantization_config"] = BitsAndBytesConfig(**{f"load_in_{quantization}": True})
+    if attention:
+        settings["attn_implementation"] = attention
     with _naming(model):
         network = AutoModelForCausalLM.from_pretrained(
             place,
@@ -85,13 +107,18 @@ def load_model(
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
+            **settings,
         )
-    network = network.to(_device(device)).eval()
+    if device != "spread" and not quantization:
+        network = network.to(_device(device))
+    network = network.eval()
     identity = {
         "model": model_name(model),
         "weights": _weights_identity(place, network),
         "vocabulary_size": network.config.get_text_config().vocab_size,
         "dtype": dtype,
+        "quantization": quantization,
+        "attention": network.config._attn_implementation,
         "device_type": network.device.type,
         "tokenizer": tokenizer_hash(tokenizer),
     }
@@ -102,7 +129,8 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 of a tokenizer's vocabulary, rules and special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend else str(sorted(tokenizer.get_vocab().items()))
-    return sha256_of(rules, str(sorted(tokenizer.special_tokens_map.items())))
+    special = str(sorted(tokenizer.special_tokens_map.items()))
+    return sha256_of(rules, special, str(tokenizer.chat_template))
 
 
 def encode_prompts(
@@ -128,6 +156,26 @@ def encode_prompts(
     start = [tokenizer.bos_token_id] if bos and sets_bos else []
     encoded = tokenizer(prompts, add_special_tokens=False).input_ids
     return [start + ids for ids in encoded]
+
+
+def as_chat(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Wrap a prompt as a user's message with the tokenizer's own chat template.
+
+    Returns
+    -------
+    str
+        Ends where the assistant's answer begins, so a label there is usually `bare`. Holds the
+        beginning-of-sequence token if the template sets one.
+
+    Raises
+    ------
+    ValueError
+        If the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError("this tokenizer has no chat template")
+    message = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
 
 
 def option_tokens(
