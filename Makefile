@@ -4,7 +4,7 @@ WHEELS := $(if $(wildcard wheelhouse),--no-index --find-links wheelhouse)
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS) $(PIP_ARGS)
 LOCKED := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
 
-.PHONY: book test test-all lab data wheelhouse
+.PHONY: book test test-all lab data bench wheelhouse
 
 book: .venv/ready
 	@.venv/bin/python -m uqlib.pipeline book $(PROFILE)
@@ -21,6 +21,10 @@ lab: .venv/ready
 data: .venv/ready
 	.venv/bin/python -m uqlib.pipeline data
 
+bench: .venv/ready .venv-peers/ready
+	.venv/bin/python benchmarks/measures.py
+	.venv/bin/python benchmarks/collect.py
+
 wheelhouse:
 	$(PYTHON) -m pip download --dest wheelhouse --requirement requirements.lock $(PIP_ARGS)
 
@@ -29,4 +33,9 @@ wheelhouse:
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@$(if $(filter 1,$(LOCKED)),$(PIP) --requirement requirements.lock,$(PIP) "setuptools>=77" --editable ".[book,test]")
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-peers/ready: benchmarks/requirements.txt
+	@test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --requirement $<
 	@touch $@

@@ -25,6 +25,8 @@ COLLECTED = {
     for study in PROFILE["collect"]
     for name, model in pipeline.collected_models(PROFILE, study).items()
 }
+if workflow.is_main_process:
+    pipeline.check_access(COLLECTED.values())
 RESPONSE_FILES = [
     f"{RESPONSES}/{study}/{name}/{dataset}.parquet"
     for study, name in COLLECTED
@@ -63,7 +65,7 @@ def parameters(notebook, **given):
 
 
 SCHEMA = code("artifacts", "paths", "questions/schema")
-COLLECTION = code("artifacts", "collect", "measures", "models", "paths", "prompts", "responses")
+COLLECTION = code("artifacts", "collect", "forward", "measures", "models", "paths", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
 RUN = (
     "OMP_NUM_THREADS={threads} exec " + sys.executable + " -m uqlib.pipeline run "
@@ -145,6 +147,7 @@ for notebook in CHAPTERS:
             notebook=f"notebooks/{notebook}.ipynb",
             code=ANALYSIS,
             zoo=sorted(map(str, Path("zoo").glob("*/*.*"))),
+            benchmarks=sorted(map(str, Path("benchmarks/results").glob("*.json"))),
             questions=[table("world_opinions"), table("world_knowledge")],
             responses=RESPONSE_FILES + PUBLISHED_FILES if "studies" in declared else [],
         output:

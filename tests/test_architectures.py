@@ -1,11 +1,15 @@
 """Collection on tiny random models of many families: padding and batching change nothing."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from uqlib.collect import collect
+from uqlib.collect import collect, plan_collection
+from uqlib.forward import PROBE_TOLERANCE, next_token_log_probs, shares_prefixes
 from uqlib.measures import MEASURES
 from uqlib.models import LanguageModel, encode_prompts
 from uqlib.prompts import render
@@ -47,6 +51,25 @@ def any_model(request, tokenizer):
     )
     network = AutoModelForCausalLM.from_config(config).eval()
     return LanguageModel(request.param, network, tokenizer, {"model": request.param})
+
+
+def test_shared_beginnings_are_used_and_exact(any_model, questions):
+    assert shares_prefixes(any_model.network)
+    plan = plan_collection(any_model, questions)
+    assert plan.batches[0].shared > 32  # more than the sliding windows hold
+    for batch in plan.batches:
+        prompts = [plan.prompts[i] for i in batch.rows]
+        shared = next_token_log_probs(any_model.network, prompts, batch.shared)
+        whole = next_token_log_probs(any_model.network, prompts)
+        np.testing.assert_allclose(shared, whole, atol=1e-5)
+
+
+def test_bfloat16_batches_agree_within_the_stated_tolerance(any_model, questions):
+    half = replace(any_model, network=deepcopy(any_model.network).bfloat16())
+    batched = collect(half, questions, batch_tokens=10_000)
+    single = collect(half, questions, batch_tokens=1)
+    for a, b in zip(batched.choice_log_probs, single.choice_log_probs, strict=True):
+        np.testing.assert_allclose(a, b, atol=PROBE_TOLERANCE[torch.bfloat16])
 
 
 def test_batched_and_padded_equals_one_by_one(any_model, questions):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -144,9 +145,57 @@ def test_a_finished_file_is_kept_and_other_work_is_refused(model, questions, tmp
     plan = plan_collection(model, questions)
     first = collect_to_file(model, plan, path)
     assert collect_to_file(model, plan, path) == first
-    other = plan_collection(model, questions, label_style="bare")
-    with pytest.raises(ValueError, match="label_style: space instead of bare"):
-        collect_to_file(model, other, path)
+    written = path.read_bytes()
+    reworded = questions.assign(text=questions.text + "!")
+    for asked, table, settings, message in [
+        (model, questions, {"label_style": "bare"}, "label_style: space instead of bare"),
+        (
+            model,
+            questions,
+            {"prompt_style": "few_shot"},
+            "prompt_style: survey instead of few_shot",
+        ),
+        (model, reworded, {}, "questions: "),
+        (foreign(model, "weights", "others"), questions, {}, "weights: .* instead of others"),
+        (foreign(model, "dtype", "bfloat16"), questions, {}, "dtype: .* instead of bfloat16"),
+        (foreign(model, "tokenizer", "t"), questions, {}, "tokenizer: .* instead of t"),
+    ]:
+        with pytest.raises(ValueError, match=f"demo.parquet holds other work .*{message}"):
+            collect_to_file(asked, plan_collection(asked, table, **settings), path)
+    assert path.read_bytes() == written
+
+
+def test_shards_of_other_work_are_never_used(model, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "BATCHES_PER_SHARD", 1)
+    path = tmp_path / "demo.parquet"
+    real = collection.write_parquet
+
+    def full(frame, target, *rest):
+        if "shard-00002" in str(target):
+            raise OSError(28, "No space left on device")
+        real(frame, target, *rest)
+
+    monkeypatch.setattr(collection, "write_parquet", full)
+    with pytest.raises(OSError, match="No space left"):
+        collect_to_file(model, plan_collection(model, questions, batch_tokens=1), path)
+    (folder,) = (tmp_path / ".shards").iterdir()
+    kept = {shard.name: shard.read_bytes() for shard in folder.glob("*.parquet")}
+    assert len(kept) == 2
+
+    # The other work's folder is given the first one's shards.
+    monkeypatch.setattr(collection, "write_parquet", real)
+    plan = plan_collection(model, questions, label_style="bare", batch_tokens=1)
+    monkeypatch.setattr(collection, "sha256_of", lambda text: folder.name.split("-")[1])
+    collect_to_file(model, plan, path)
+    expected = collect(model, questions, label_style="bare", batch_tokens=1)
+    for found, right in zip(
+        read_parquet(path).choice_log_probs, expected.choice_log_probs, strict=True
+    ):
+        np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+def foreign(model, key, value):
+    return replace(model, identity=model.identity | {key: value})
 
 
 def test_file_manifest_and_report(model, questions, tmp_path):
@@ -158,7 +207,7 @@ def test_file_manifest_and_report(model, questions, tmp_path):
     manifest = read_manifest(path)
     assert manifest["seed"] == 3 and manifest["weights"] == "random, seed 0"
     assert len(pd.read_csv(tmp_path / "demo.parquet.skipped.csv")) == 1
-    assert json.loads((tmp_path / "demo.parquet.run.json").read_text())["questions"] == 3
+    assert json.loads((tmp_path / "demo.parquet.run.json").read_text())["prompts"] == 3
     assert list(read_parquet(path).question_id) == list(plan.questions.question_id)
 
 

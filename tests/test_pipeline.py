@@ -167,3 +167,21 @@ def test_parameters_are_given_as_json():
     with pytest.raises(SystemExit):
         pipeline.main(["run", "a", "b", "--parameters", "x=1"])
     assert json.loads('{"x": 1}') == {"x": 1}
+
+
+def test_models_that_cannot_be_had_are_all_named_before_work_starts(monkeypatch, model_folder):
+    def download(model, file):
+        if model == "org/gated":
+            raise OSError("Access to model org/gated is restricted")
+        if model == "org/missing":
+            raise ValueError("Repository Not Found")
+
+    monkeypatch.setattr(pipeline, "hf_hub_download", download)
+    pipeline.check_access(["org/open", str(model_folder)])
+    with pytest.raises(OSError, match=r"org/gated: Access .* restricted\norg/missing: .*Not Found"):
+        pipeline.check_access(["org/missing", "org/open", "org/gated"])
+
+
+def test_a_hub_model_out_of_reach_is_refused_with_the_hubs_message():
+    with pytest.raises(OSError, match=r"org/model: .* Hub"):
+        pipeline.check_access(["org/model"])

@@ -27,6 +27,8 @@ def test_studies_come_in_order_marked_as_simulated_or_real(folders):
     assert list(sources.study) == ["zoo", "mine"]
     assert list(sources.data) == ["simulated", "real"]
     assert list(sources.questions) == [4, 4]
+    medians = answers.groupby("study").option_mass.median()
+    assert list(sources["lowest option mass"]) == list(medians[["zoo", "mine"]])
     assert answers.groupby("study").data.first().to_dict() == {"zoo": "simulated", "mine": "real"}
 
 

@@ -41,7 +41,7 @@ from uqlib.measures import choice_entropy, vocabulary_measures
 from uqlib.models import LanguageModel, as_chat, encode_prompts, prompt_option_tokens
 from uqlib.paths import display_path
 from uqlib.prompts import (
-    COUNTERFACTUAL_LABELS,
+    COUNTERFACTUAL,
     propose,
     render_questions,
     template,
@@ -50,7 +50,7 @@ from uqlib.prompts import (
 from uqlib.responses import SCHEMA, check_responses
 
 BATCHES_PER_SHARD = 32
-BATCH_TOKENS = {"cpu": 1024, "mps": 4096, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
 OVERLENGTH = ("error", "skip")
 
 
@@ -131,7 +131,7 @@ def plan_collection(
         raise ValueError("there are no questions to ask")
     asked = questions
     if prompt_style == "counterfactual":
-        asked = propose(questions, list(questions["choices"]), COUNTERFACTUAL_LABELS)
+        asked = propose(questions, list(questions["choices"]), **COUNTERFACTUAL)
     texts = render_questions(asked, prompt_style, shots, examples)
     if chat:
         texts = [as_chat(model.tokenizer, text) for text in texts]
@@ -268,7 +268,7 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     run = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 2),
-        "questions": len(responses),
+        "prompts": len(responses),
         "prompt_tokens": sum(len(prompt) for prompt in plan.prompts),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

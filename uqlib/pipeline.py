@@ -14,15 +14,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
 import papermill
 import yaml
+from huggingface_hub import hf_hub_download
 from papermill.exceptions import PapermillExecutionError
 
 from uqlib.artifacts import only_one
-from uqlib.paths import ROOT, model_name
+from uqlib.paths import ROOT, model_name, resolve
 from uqlib.questions.sources import FOLDERS, fetch, missing_files
 
 PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
@@ -218,6 +220,34 @@ def collected_models(profile: dict, study: str) -> dict[str, str]:
     if len(names) < len(models):
         raise ValueError(f"collect.{study}: two models share a name: {', '.join(models)}")
     return names
+
+
+def check_access(models: Iterable[str]) -> None:
+    """Refuse hub models that cannot be had, before any job starts.
+
+    A model's configuration is asked for, which is gated like its weights; without network the hub's
+    cache is asked.
+
+    Parameters
+    ----------
+    models : iterable of str
+        Hub ids and folders; folders are not looked at.
+
+    Raises
+    ------
+    OSError
+        Names every model that is missing or gated, with the hub's own message.
+    """
+    refused = []
+    for model in sorted(set(models)):
+        if resolve(model).is_dir():
+            continue
+        try:
+            hf_hub_download(model, "config.json")
+        except (OSError, ValueError) as error:
+            refused.append(f"{model}: {error}")
+    if refused:
+        raise OSError("models that cannot be had:\n" + "\n".join(refused))
 
 
 @contextmanager

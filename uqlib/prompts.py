@@ -30,7 +30,7 @@ class Template:
         Text up to the question or its examples; may name the ``subject``.
     question, choice, after : str
         Format strings for the question (``text``), each option (``label``, ``choice``) and the end.
-        Without a `choice`, the options are not printed.
+        An empty `choice` leaves the options out.
     bos : bool
         Whether the prompt begins with the tokenizer's beginning-of-sequence token, if it sets one.
     joint : bool
@@ -47,8 +47,8 @@ class Template:
 
 
 LABEL_STYLES = ("space", "bare", "sum")
-COUNTERFACTUAL_LABELS = ["Yes", "No"]
-JUDGE_LABELS = ["True", "False", "Neutral"]
+COUNTERFACTUAL = {"choices": ["yes", "no"], "labels": ["Yes", "No"]}
+JUDGE = {"choices": ["true", "false", "neutral"], "labels": ["A", "B", "C"]}
 TEMPLATES = {
     "survey": Template(
         before=INSTRUCTION + "\n\n",
@@ -84,9 +84,9 @@ TEMPLATES = {
     ),
     "judge": Template(
         before="",
-        question="Question: {text}\n",
-        choice="",
-        after="Is this answer to the question True, False or Neutral?\nVerdict:",
+        question="Question: {text}\nIs this answer to the question true, false or neutral?\n",
+        choice="{label}. {choice}\n",
+        after="Answer:",
         bos=True,
         joint=True,
     ),
@@ -219,8 +219,10 @@ def render_questions(
     ]
 
 
-def propose(questions: pd.DataFrame, answers: list[list[str]], labels: list[str]) -> pd.DataFrame:
-    """Make one question of every question and proposed answer, to be judged by one of `labels`.
+def propose(
+    questions: pd.DataFrame, answers: list[list[str]], choices: list[str], labels: list[str]
+) -> pd.DataFrame:
+    """Make one question of every question and proposed answer, to be judged by one of `choices`.
 
     Parameters
     ----------
@@ -229,13 +231,18 @@ def propose(questions: pd.DataFrame, answers: list[list[str]], labels: list[str]
     answers : list of list of str
         For each question, the answers to propose: its options (`counterfactual`), or what a model
         has written (`judge`).
-    labels : list of str
-        `COUNTERFACTUAL_LABELS` or `JUDGE_LABELS`.
+    choices, labels : list of str
+        ``**COUNTERFACTUAL`` or ``**JUDGE``.
 
     Returns
     -------
     DataFrame
         A checked question table; the k-th answer of question ``q`` has the id ``q#k``.
+
+    Notes
+    -----
+    Counterfactual prompting after Roberts et al. (2024), judging after Moore et al. (2025), section
+    6.2; neither paper prints a prompt, so the words are ours.
     """
     rows = [
         {
@@ -243,7 +250,7 @@ def propose(questions: pd.DataFrame, answers: list[list[str]], labels: list[str]
             "dataset": row.dataset,
             "subject": row.subject,
             "text": f"{row.text}\nProposed answer: {answer}",
-            "choices": labels,
+            "choices": choices,
             "labels": labels,
             "human_shares": None,
             "answer": None,

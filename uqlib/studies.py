@@ -39,8 +39,8 @@ def load_studies(
         Joined to their questions, with columns `study` and `data` (simulated or real); one row a
         model and question.
     sources : DataFrame
-        One row a study and data set: `study`, `dataset`, `models`, `questions`, `data` (simulated,
-        real or absent).
+        One row a study and data set: `study`, `dataset`, `models`, `questions`, the lowest and the
+        highest median option mass of a model, `data` (simulated, real or absent).
 
     Raises
     ------
@@ -96,11 +96,14 @@ def _on_the_spot(study: str, need: str):
 
 
 def _source(frame: pd.DataFrame) -> dict:
+    mass = frame.groupby("model")["option_mass"].median()
     return {
         "study": frame["study"].iloc[0],
         "dataset": frame["dataset"].iloc[0],
         "models": frame["model"].nunique(),
         "questions": frame["question_id"].nunique(),
+        "lowest option mass": mass.min(),
+        "highest option mass": mass.max(),
         "data": frame["data"].iloc[0],
     }
 

@@ -1,0 +1,90 @@
+"""The randomly initialised models that are timed, and what their matrix products cost."""
+
+import time
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+SHAPES = {
+    "smollm2-135m": {
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "llama-3.1-8b": {
+        "vocab_size": 128_256,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+    },
+}
+
+
+def make_model(shape: str, dtype=torch.float32, device="cpu", **changes) -> LlamaForCausalLM:
+    config = LlamaConfig(**SHAPES[shape] | {"bos_token_id": 0, "eos_token_id": 0} | changes)
+    torch.manual_seed(0)
+    with torch.device(device):
+        network = LlamaForCausalLM(config)
+    return network.to(dtype).eval()
+
+
+def layer_products(shape: str) -> list[tuple[int, int]]:
+    """Inputs and outputs of every weight matrix of one layer."""
+    s = SHAPES[shape]
+    hidden, inner = s["hidden_size"], s["intermediate_size"]
+    keys = hidden * s["num_key_value_heads"] // s["num_attention_heads"]
+    return [
+        (hidden, hidden),
+        (hidden, keys),
+        (hidden, keys),
+        (hidden, hidden),
+        (hidden, inner),
+        (hidden, inner),
+        (inner, hidden),
+    ]
+
+
+def product_flops(shape: str, tokens: int, prompts: int) -> float:
+    """Operations in all products with weights: the layers for each token, the head for a prompt."""
+    s = SHAPES[shape]
+    layer = sum(2 * a * b for a, b in layer_products(shape))
+    head = 2 * s["hidden_size"] * s["vocab_size"]
+    return tokens * s["num_hidden_layers"] * layer + prompts * head
+
+
+def product_rate(shape: str, tokens: int, dtype, device: str, seconds: float = 3) -> float:
+    """Measured operations a second in the layers' products, on `tokens` tokens at a time.
+
+    Every layer has weights of its own, as in the model, so that they are read from memory.
+    """
+    make = {"dtype": dtype, "device": device}
+    weights = [
+        torch.randn(b, a, **make)
+        for _ in range(SHAPES[shape]["num_hidden_layers"])
+        for a, b in layer_products(shape)
+    ]
+    inputs = {a: torch.randn(tokens, a, **make) for a, _ in layer_products(shape)}
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def products():
+        for weight in weights:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+        wait()
+
+    with torch.inference_mode():
+        products()
+        repeats, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            products()
+            repeats += 1
+    elapsed = time.perf_counter() - started
+    return repeats * tokens * sum(2 * weight.numel() for weight in weights) / elapsed
