@@ -60,8 +60,9 @@ def read_text(file: Path, encoding: str = "utf-8-sig") -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
+        byte, name = content[error.start], encoding.removesuffix("-sig")
         raise ValueError(
-            f"{file.name}, line {line}: the byte 0x{content[error.start]:02x} is not {encoding}; "
+            f"{file.name}, line {line}: the byte 0x{byte:02x} is not {name}; "
             "name the file's encoding, e.g. latin-1"
         ) from None
     if not text.strip():
@@ -117,8 +118,8 @@ def shuffle_choices(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     >>> table = pd.DataFrame({"question_id": ["q1"], "choices": [["tea", "coffee", "water"]],
     ...     "human_shares": [np.array([0.5, 0.3, 0.2])], "answer": [0]})
     >>> row = shuffle_choices(table, seed=1).iloc[0]
-    >>> row.choices, row.human_shares.tolist(), row.answer
-    (['water', 'tea', 'coffee'], [0.2, 0.5, 0.3], 1)
+    >>> row.choices, row.human_shares.tolist(), row.choices[row.answer]
+    (['water', 'tea', 'coffee'], [0.2, 0.5, 0.3], 'tea')
     """
     choices, shares, answers = [], [], []
     for row in table.itertuples():
@@ -127,7 +128,9 @@ def shuffle_choices(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         choices.append([row.choices[k] for k in order])
         missing = row.human_shares is None
         shares.append(None if missing else np.asarray(row.human_shares)[order])
-        answers.append(pd.NA if pd.isna(row.answer) else int(np.flatnonzero(order == row.answer)[0]))
+        answers.append(
+            pd.NA if pd.isna(row.answer) else int(np.flatnonzero(order == row.answer)[0])
+        )
     return table.assign(
         choices=pd.Series(choices, index=table.index, dtype=object),
         human_shares=pd.Series(shares, index=table.index, dtype=object),

@@ -59,7 +59,7 @@ def load_own(
     >>> _ = file.write_text("question,option,share\nTea?,yes,0.7\nTea?,no,0.3\n")
     >>> table, report = load_own(file, "kitchen")
     >>> table.choices[0], table.human_shares[0].tolist(), table.question_id[0]
-    (['yes', 'no'], [0.7, 0.3], 'kitchen-c7c7a66c9d6b')
+    (['yes', 'no'], [0.7, 0.3], 'kitchen-7a291da58ad7')
     """
     file = Path(file)
     rows = _read_rows(file, encoding)
@@ -92,7 +92,7 @@ def _read_rows(file: Path, encoding: str) -> list[dict]:
         try:
             rows = list(reader)
         except csv.Error as error:
-            raise ValueError(f"{file.name}, line {reader.line_num}: {error}") from None
+            raise ValueError(f"{file.name}, after line {reader.line_num}: {error}") from None
         for number, row in enumerate(rows, start=1):
             if None in row or None in row.values():
                 cells = [cell for cell in row.values() if cell is not None]

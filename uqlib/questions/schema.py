@@ -116,14 +116,15 @@ def question_ids(frame: pd.DataFrame) -> list[str]:
     --------
     >>> question_ids(pd.DataFrame({"dataset": ["demo"] * 2, "subject": ["tea"] * 2,
     ...     "text": ["Tea or coffee?"] * 2, "choices": [["tea", "coffee"], ["coffee", "tea"]]}))
-    ['demo-562e61cab725', 'demo-562e61cab725-2']
+    ['demo-562e61cab725-2', 'demo-562e61cab725']
     """
     names, details = [], []
     for row in frame.itertuples():
         content = json.dumps([row.subject, row.text, sorted(row.choices)])
         names.append(f"{row.dataset}-{sha256_of(content)[:12]}")
         shares, answer = getattr(row, "human_shares", None), getattr(row, "answer", None)
-        details.append(json.dumps([list(row.choices), str(shares), str(answer)]))
+        shares = None if shares is None else [float(share) for share in shares]
+        details.append(json.dumps([list(row.choices), shares, str(answer)]))
     order = sorted(range(len(names)), key=lambda k: (names[k], details[k]))
     seen, ids = {}, dict.fromkeys(range(len(names)))
     for k in order:
