@@ -145,4 +145,7 @@ def test_the_list_of_surveys(tmp_path, monkeypatch):
 
 
 def test_the_list_in_the_configuration_is_empty():
-    assert read_survey_list(ROOT / "config/sources/pew.yaml") == []
+    surveys = read_survey_list(ROOT / "config/sources/pew.yaml")
+    assert surveys == []
+    with pytest.raises(ValueError, match="the list of surveys is empty"):
+        load_pew(surveys)

@@ -38,8 +38,10 @@ def load_pew(surveys: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
     ------
     ValueError
         Names file, variable, row (a respondent, counted from 1) and value: of an absent variable, a
-        negative weight, a code without a label.
+        negative weight, a code without a label. Also if no survey is listed.
     """
+    if not surveys:
+        raise ValueError("the list of surveys is empty: name files, weights and variables in it")
     read = [_read(**survey) for survey in surveys]
     questions = [question for _, found in read for question in found]
     counts = np.sum([count for count, _ in read], axis=0, dtype=int).tolist()
