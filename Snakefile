@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 from uqlib import pipeline
-from uqlib.questions.sources import FOLDERS, files_of, missing_files
-from uqlib.paths import data_folder
+from uqlib.questions.pew import read_survey_list
+from uqlib.questions.sources import FOLDERS, brought, files_of, missing_files
+from uqlib.paths import data_folder, resolve
 
 NAME = config.get("profile", "classroom")
 PROFILE = pipeline.load_profile(Path("config") / f"{NAME}.yaml")
@@ -13,12 +14,32 @@ BUILD = f"build/{NAME}"
 QUESTIONS = f"{BUILD}/questions"
 RESPONSES = f"{BUILD}/responses"
 RESULTS = f"{BUILD}/results"
-PRESENT = [source for source in FOLDERS if not missing_files(source)]
+PRESENT = [source for source in [*FOLDERS, *brought()] if not missing_files(source)]
 STUDIES = [*PROFILE["collect"], *(["published"] if PROFILE["published"] else [])]
 
+SURVEYS = PROFILE["notebooks"].get("10_survey_questions") or {}
+ASKED_FOR = {"pew": "pew", "roper": "roper", "own": "own", "country": "global_opinions", "group": "subpop"}
+FROM_HUB = (PROFILE["notebooks"].get("11_knowledge_questions") or {}).get("hub")
+MORAL = ["moral_published", "moral_counterbalanced"]
 QUESTION_NOTEBOOKS = {
-    "10_survey_questions": ["world_opinions"],
-    "11_knowledge_questions": ["world_knowledge", *PRESENT],
+    "10_survey_questions": [
+        "world_opinions",
+        *[source for source in ("protoqa", "gss", "gss_subpop") if source in PRESENT],
+        *(["protoqa_shuffled"] if "protoqa" in PRESENT else []),
+        *[dataset for parameter, dataset in ASKED_FOR.items() if SURVEYS.get(parameter)],
+    ],
+    "11_knowledge_questions": [
+        "world_knowledge",
+        *(["coane"] if "coane" in PRESENT else []),
+        *[source for source in ("mmlu", "mmlu_dev") if source in PRESENT or FROM_HUB],
+    ],
+    "12_moral_scenarios": [*MORAL, *[f"conjoint/{dataset}" for dataset in MORAL]],
+}
+OWN_FILES = {
+    "10_survey_questions": [
+        *[resolve(SURVEYS[name]) for name in ("pew", "roper", "own") if SURVEYS.get(name)],
+        *[s["file"] for s in (read_survey_list(resolve(SURVEYS["pew"])) if SURVEYS.get("pew") else [])],
+    ]
 }
 COLLECTED = {
     (study, name): model
@@ -87,6 +108,7 @@ for notebook, datasets in QUESTION_NOTEBOOKS.items():
             notebook=f"notebooks/{notebook}.ipynb",
             code=SCHEMA + sorted(map(str, Path("uqlib/questions").glob("*.py"))),
             data=[data_folder() / f for source in PRESENT if source in datasets for f in files_of(source)],
+            own=OWN_FILES.get(notebook, []),
         output:
             notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
             results=directory(f"{RESULTS}/{notebook}"),

@@ -122,8 +122,8 @@ def setting(args, shots, tokenizer, folder):
 
 
 def tables(questions):
-    test = load_mmlu(data_folder() / "mmlu/test")
-    dev = load_mmlu(data_folder() / "mmlu/dev", "dev")
+    test, _ = load_mmlu(data_folder() / "mmlu/test")
+    dev, _ = load_mmlu(data_folder() / "mmlu/dev", "dev")
     subjects = test["subject"].value_counts().index[:10]
     asked = pd.concat([test[test["subject"] == s][:questions] for s in subjects])
     return asked.reset_index(drop=True), dev[dev["subject"].isin(subjects)]

@@ -18,7 +18,8 @@ from uqlib.questions.sources import missing_files
 
 BUILD = ROOT / "build/classroom"
 CHAPTERS = yaml.safe_load((ROOT / "config/classroom.yaml").read_text())["chapters"]
-PAGES = ["book/index", "book/reading", "book/running", "book/reference", "book/bibliography"]
+PAGES = ["book/index", "book/reading", "book/running", "book/data_cards", "book/reference"]
+PAGES += ["book/bibliography"]
 PAGES += [f"notebooks/{chapter}" for chapter in CHAPTERS]
 
 

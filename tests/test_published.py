@@ -84,7 +84,7 @@ def test_missing_rows_are_an_error(folder, questions):
 @pytest.mark.skipif(bool(missing_files("coane")), reason="the norms are not in the data folder")
 def test_all_thirty_real_files_are_imported():
     folder = data_folder() / "published/coane"
-    table = load_coane(folder)
+    table, _ = load_coane(folder)
     models = published_models(folder)
     assert (len(models), len(table)) == (30, 421)
     braces = [m for m in models if prompt_endings(folder, m).index[0] == "{"]

@@ -131,7 +131,8 @@ def _check_questions_match(published: pd.DataFrame, questions: pd.DataFrame, nam
         raise ValueError(f"{name}: {len(published)} rows for {len(questions)} questions")
     rows = zip(published["Question"], published["Answers"], questions.itertuples(), strict=True)
     for number, (text, choices, question) in enumerate(rows, start=1):
-        if _plain(text) != _plain(question.text) or list(choices) != list(question.choices):
+        same = [_plain(c) for c in choices] == [_plain(c) for c in question.choices]
+        if not same or _plain(text) != _plain(question.text):
             raise ValueError(f"{name}, row {number}: {text!r} is not question {question.text!r}")
 
 

@@ -90,7 +90,7 @@ def _on_the_spot(study: str, need: str):
         yield join_questions(collect(load_model(zoo_models()[0], device="cpu"), table), table)
     if study == "published" and not missing_files("coane"):
         folder = data_folder() / FOLDERS["coane"]
-        table = load_coane(folder)
+        table, _ = load_coane(folder)
         asked = [load_published(folder, model, table) for model in published_models(folder)]
         yield join_questions(pd.concat(asked, ignore_index=True), table)
 

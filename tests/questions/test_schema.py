@@ -69,3 +69,18 @@ def test_ids_do_not_depend_on_the_order_of_rows_or_options(questions):
     shuffled = questions.sample(frac=1, random_state=1)
     shuffled["choices"] = [list(reversed(c)) for c in shuffled.choices]
     assert set(question_ids(shuffled)) == set(question_ids(questions))
+
+
+def test_ids_of_questions_told_twice_do_not_depend_on_the_order_of_rows(questions):
+    again = questions.iloc[[0, 0, 0]].reset_index(drop=True)
+    again["human_shares"] = [[0.5, 0.5], [0.25, 0.75], [0.125, 0.875]]
+    ids = dict(zip(map(tuple, again.human_shares), question_ids(again), strict=True))
+    assert len(set(ids.values())) == 3
+    turned = again[::-1]
+    assert ids == dict(zip(map(tuple, turned.human_shares), question_ids(turned), strict=True))
+
+
+def test_a_bad_row_names_its_place_in_the_file(questions):
+    bad = with_value(questions, "source", "tea.csv:7")
+    with pytest.raises(ValueError, match=r"row 1 \(.*, from tea.csv:7\): human shares sum to 0.9"):
+        check_questions(with_value(bad, "human_shares", [0.5, 0.2, 0.2]))

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from uqlib.questions.common import attrition
 from uqlib.questions.schema import LETTERS, check_questions, question_ids
 
 
-def load_coane(folder: Path) -> pd.DataFrame:
+def load_coane(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the question table of the norms from ``coane_data.parquet``.
 
     Parameters
@@ -17,14 +18,16 @@ def load_coane(folder: Path) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        A checked question table of four options each, in file order; nothing is dropped.
+    table : DataFrame
+        A checked question table of four options each, in file order.
         Shares are rounded at the source to two digits, so most need renormalising.
+    report : DataFrame
+        Nothing is dropped.
 
     Raises
     ------
     ValueError
-        Names the first row whose answer letter, answer text and options disagree.
+        Names file, row and value where answer letter, answer text and options disagree.
 
     Notes
     -----
@@ -38,11 +41,20 @@ def load_coane(folder: Path) -> pd.DataFrame:
             "text": published["Question"],
             "choices": [list(choices) for choices in published["Answers"]],
             "human_shares": list(published["Answer_Ratios"]),
-            "answer": [LETTERS.index(letter) for letter in published["Correct_Answer"]],
+            "answer": [
+                _answer(letter, row) for row, letter in enumerate(published["Correct_Answer"], 1)
+            ],
             "source": [f"coane_data.parquet:{row}" for row in range(1, len(published) + 1)],
         }
     )
     for row, right in zip(table.itertuples(), published["Correct_Answer_Text"], strict=True):
         if row.choices[row.answer] != right:
             raise ValueError(f"{row.source}: {row.choices[row.answer]!r} is not {right!r}")
-    return check_questions(table.assign(question_id=question_ids(table)))
+    table = check_questions(table.assign(question_id=question_ids(table)))
+    return table, attrition([("read", "questions", len(table))])
+
+
+def _answer(letter: str, row: int) -> int:
+    if letter not in LETTERS[:4]:
+        raise ValueError(f"coane_data.parquet:{row}: the answer must be A to D, not {letter!r}")
+    return LETTERS.index(letter)

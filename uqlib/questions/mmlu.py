@@ -1,15 +1,17 @@
 """MMLU in its original layout: one CSV file a subject, six columns, no header."""
 
 import csv
+import io
 from pathlib import Path
 
 import pandas as pd
 
 from uqlib.paths import display_path
+from uqlib.questions.common import attrition, read_text
 from uqlib.questions.schema import LETTERS, check_questions, question_ids
 
 
-def load_mmlu(folder: Path, split: str = "test") -> pd.DataFrame:
+def load_mmlu(folder: Path, split: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the question table of MMLU from a folder of ``<subject>_<split>.csv`` files.
 
     Parameters
@@ -21,9 +23,12 @@ def load_mmlu(folder: Path, split: str = "test") -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        A checked question table, subjects in alphabetical order, rows in file order; nothing is
-        dropped. `source` names file and row, counted from 1.
+    table : DataFrame
+        A checked question table, subjects in alphabetical order, rows in file order; dataset
+        ``mmlu``, or ``mmlu_dev`` and so on for the other splits. `source` names file and row,
+        counted from 1.
+    report : DataFrame
+        Nothing is dropped.
 
     Raises
     ------
@@ -34,27 +39,26 @@ def load_mmlu(folder: Path, split: str = "test") -> pd.DataFrame:
 
     Notes
     -----
-    Hendrycks et al. (2020). The 57 test files hold 14,042 questions.
+    Hendrycks et al. (2020). The 57 test files hold 14,042 questions, the dev files 285, five a
+    subject.
     """
     files = sorted(Path(folder).glob(f"*_{split}.csv"))
     if not files:
         raise FileNotFoundError(f"no *_{split}.csv in {display_path(folder)}")
     table = pd.DataFrame([row for file in files for row in _rows(file, split)])
-    return check_questions(table.assign(question_id=question_ids(table)))
+    table["dataset"] = "mmlu" if split == "test" else f"mmlu_{split}"
+    table = check_questions(table.assign(question_id=question_ids(table)))
+    return table, attrition([("read", "questions", len(table))])
 
 
 def _rows(file: Path, split: str):
     subject = file.stem.removesuffix(f"_{split}").replace("_", " ")
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.reader(lines, strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(io.StringIO(read_text(file), newline=""), strict=True))
+    except csv.Error as error:
         raise ValueError(f"{file.name}: {error}") from None
-    if not rows:
-        raise ValueError(f"{file.name} is empty")
     for number, row in enumerate(rows, start=1):
         yield {
-            "dataset": "mmlu",
             "subject": subject,
             "human_shares": None,
             "source": f"{file.name}:{number}",

@@ -93,7 +93,8 @@ def check_questions(frame: pd.DataFrame) -> pd.DataFrame:
     for row in table.itertuples():
         problem = _row_problem(row)
         if problem:
-            raise ValueError(f"row {row.Index} ({row.question_id}): {problem}")
+            place = f"row {row.Index} ({row.question_id}, from {row.source})"
+            raise ValueError(f"{place}: {problem}")
         if row.human_shares is None:
             shares.append(None)
             continue
@@ -109,21 +110,27 @@ def question_ids(frame: pd.DataFrame) -> list[str]:
     """Return an id for each question made from its content, so that the order of rows is free.
 
     Questions that are the same in dataset, subject, text and options (in any order) are told apart
-    by a counter.
+    by a counter, which follows their printed order, shares and answers, if there are any.
 
     Examples
     --------
     >>> question_ids(pd.DataFrame({"dataset": ["demo"] * 2, "subject": ["tea"] * 2,
     ...     "text": ["Tea or coffee?"] * 2, "choices": [["tea", "coffee"], ["coffee", "tea"]]}))
-    ['demo-562e61cab725', 'demo-562e61cab725-2']
+    ['demo-562e61cab725-2', 'demo-562e61cab725']
     """
-    seen, ids = {}, []
+    names, details = [], []
     for row in frame.itertuples():
         content = json.dumps([row.subject, row.text, sorted(row.choices)])
-        name = f"{row.dataset}-{sha256_of(content)[:12]}"
-        seen[name] = seen.get(name, 0) + 1
-        ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return ids
+        names.append(f"{row.dataset}-{sha256_of(content)[:12]}")
+        shares, answer = getattr(row, "human_shares", None), getattr(row, "answer", None)
+        shares = None if shares is None else [float(share) for share in shares]
+        details.append(json.dumps([list(row.choices), shares, str(answer)]))
+    order = sorted(range(len(names)), key=lambda k: (names[k], details[k]))
+    seen, ids = {}, dict.fromkeys(range(len(names)))
+    for k in order:
+        seen[names[k]] = seen.get(names[k], 0) + 1
+        ids[k] = names[k] if seen[names[k]] == 1 else f"{names[k]}-{seen[names[k]]}"
+    return list(ids.values())
 
 
 def human_entropy(shares) -> np.ndarray:

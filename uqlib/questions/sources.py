@@ -1,4 +1,4 @@
-"""Public data files: where each comes from, its checksum, and the download."""
+"""Data files: where each public one comes from, its checksum and download; where yours belong."""
 
 from importlib import resources
 from pathlib import Path
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from uqlib.paths import data_folder
 
-FOLDERS = {"coane": "published/coane", "mmlu": "mmlu/test"}
+FOLDERS = {"coane": "published/coane", "mmlu": "mmlu/test", "protoqa": "published/protoqa"}
 
 
 def registry() -> dict[str, tuple[str, str]]:
@@ -25,14 +25,34 @@ def registry() -> dict[str, tuple[str, str]]:
     return {name: (checksum, address) for name, checksum, address in rows}
 
 
-def files_of(source: str) -> list[str]:
-    """Return the files of one source (a key of `FOLDERS`), relative to the data folder.
+def brought() -> dict[str, list[str]]:
+    """Return the files that readers bring, by source, relative to the data folder.
+
+    No public file with just this content and a checksum is known, so nothing downloads them. Where
+    they are, chapters use them.
 
     Examples
     --------
-    >>> len(files_of("coane")), len(files_of("mmlu"))
-    (31, 57)
+    >>> brought()["gss"], len(brought()["mmlu_dev"])
+    (['survey/gss_latest_year.csv'], 57)
     """
+    return {
+        "mmlu_dev": [f.replace("/test/", "/dev/")[:-9] + "_dev.csv" for f in files_of("mmlu")],
+        "gss": ["survey/gss_latest_year.csv"],
+        "gss_subpop": ["survey/gss_subpop_eval_joined.csv"],
+    }
+
+
+def files_of(source: str) -> list[str]:
+    """Return the files of one source (a key of `FOLDERS` or `brought`), as in the data folder.
+
+    Examples
+    --------
+    >>> [len(files_of(source)) for source in ("coane", "mmlu", "protoqa", "gss")]
+    [31, 57, 11, 1]
+    """
+    if source not in FOLDERS:
+        return brought()[source]
     return [name for name in registry() if name.startswith(FOLDERS[source] + "/")]
 
 
