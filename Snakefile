@@ -97,6 +97,7 @@ RUN = (
 rule book:
     input:
         f"{BUILD}/html",
+        [table(dataset) for datasets in QUESTION_NOTEBOOKS.values() for dataset in datasets],
     default_target: True
 
 
