@@ -17,6 +17,11 @@ MEASURE_LABELS = {
     **{f"top_p_size_{p}": f"top-p size, p = .{p}" for p in TOP_P},
     **{f"top_p_entropy_{p}": f"top-p entropy, p = .{p}" for p in TOP_P},
 }
+FAMILY_LABELS = {
+    "temperature": "temperature",
+    "options": "number of plausible tokens",
+    "tail": "probability of the tail",
+}
 
 
 def use_house_style() -> None:
@@ -111,6 +116,64 @@ def interval_plot(
     ax.set_yticks(range(len(rows)), rows)
     ax.invert_yaxis()
     ax.set_ylabel("")
+    return ax
+
+
+def family_panels(table: pd.DataFrame, measures: list[str], axes) -> None:
+    """Draw measures over the families of `uqlib.shapes`, one panel a family, with their bounds.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `uqlib.shapes.family_table`.
+    measures : list of str
+        A colour each; the band runs from `low` to `high`.
+    axes : sequence of Axes
+        As many as there are families.
+    """
+    for ax, (family, part) in zip(axes, table.groupby("family", sort=False), strict=True):
+        for number, name in enumerate(measures):
+            line = part[part["measure"] == name]
+            colour = PALETTE[number]
+            ax.plot(line["x"], line["value"], color=colour, label=MEASURE_LABELS[name])
+            ax.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.2, lw=0)
+        ax.set(xlabel=FAMILY_LABELS[family], xscale="log" if family == "temperature" else "linear")
+        if family == "temperature":
+            ax.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"], minor=False)
+            ax.minorticks_off()
+
+
+def model_boxes(answers: pd.DataFrame, measure: str, ax: Axes) -> Axes:
+    """Draw how a measure is distributed over the questions, one box for each model.
+
+    Parameters
+    ----------
+    answers : DataFrame
+        From `uqlib.studies.load_studies`, with a column `kind`; models in order of appearance.
+    measure : str
+        A column of `answers`.
+    ax : Axes
+
+    Returns
+    -------
+    Axes
+        Boxes hold the middle half of the questions, whiskers nine tenths of them.
+    """
+    sns.boxplot(
+        answers,
+        x=measure,
+        y="model",
+        hue="kind",
+        palette=dict(zip(("simulated zoo", "base", "instruct"), PALETTE, strict=False)),
+        dodge=False,
+        whis=(5, 95),
+        showfliers=False,
+        linewidth=0.8,
+        ax=ax,
+    )
+    ax.set(xlabel=MEASURE_LABELS[measure], ylabel="")
+    ax.tick_params(axis="y", labelsize=8)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, 1.06), ncols=3, fontsize=8)
     return ax
 
 
