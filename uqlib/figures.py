@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from uqlib.measures import MEASURES, TOP_K, TOP_P
+from uqlib.studies import model_kind
 
 PALETTE = sns.color_palette("colorblind")
 DIVERGING = "vlag"
@@ -68,7 +69,7 @@ def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: f
         cmap=DIVERGING,
         vmin=-limit,
         vmax=limit,
-        annot=grid.map(_two_digits),
+        annot=grid.map(two_digits),
         fmt="",
         annot_kws={"size": 7},
         linewidths=0.5,
@@ -149,7 +150,7 @@ def model_boxes(answers: pd.DataFrame, measure: str, ax: Axes) -> Axes:
     Parameters
     ----------
     answers : DataFrame
-        From `uqlib.studies.load_studies`, with a column `kind`; models in order of appearance.
+        From `uqlib.studies.load_studies`.
     measure : str
         A column of `answers`.
     ax : Axes
@@ -157,18 +158,23 @@ def model_boxes(answers: pd.DataFrame, measure: str, ax: Axes) -> Axes:
     Returns
     -------
     Axes
-        Boxes hold the middle half of the questions, whiskers nine tenths of them.
+        Simulated models first, then base, then instruct models. Boxes hold the middle half of the
+        questions, whiskers nine tenths of them.
     """
+    kinds = ("simulated zoo", "base", "instruct")
+    kind = answers["model"].map(model_kind).where(answers["data"] == "real", kinds[0])
+    table = answers.assign(kind=pd.Categorical(kind, kinds))
     sns.boxplot(
-        answers,
+        table.sort_values("kind", kind="stable"),
         x=measure,
         y="model",
         hue="kind",
-        palette=dict(zip(("simulated zoo", "base", "instruct"), PALETTE, strict=False)),
+        palette=[PALETTE[2], PALETTE[0], PALETTE[1]],
         dodge=False,
         whis=(5, 95),
         showfliers=False,
         linewidth=0.8,
+        legend="full",
         ax=ax,
     )
     ax.set(xlabel=MEASURE_LABELS[measure], ylabel="")
@@ -184,5 +190,12 @@ def say_absent(ax: Axes, what: str) -> None:
     ax.text(0.5, 0.5, f"{what}: absent from this build", ha="center", transform=ax.transAxes)
 
 
-def _two_digits(value: float) -> str:
+def two_digits(value: float) -> str:
+    """Write a correlation or share as briefly as a cell of a heat map allows; NaN is left empty.
+
+    Examples
+    --------
+    >>> two_digits(-0.254), two_digits(1), two_digits(float("nan"))
+    ('-.25', '1.00', '')
+    """
     return "" if pd.isna(value) else f"{value:.2f}".replace("0.", ".")
