@@ -179,7 +179,7 @@ def model_boxes(answers: pd.DataFrame, measure: str, ax: Axes) -> Axes:
     )
     ax.set(xlabel=MEASURE_LABELS[measure], ylabel="")
     ax.tick_params(axis="y", labelsize=8)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, 1.06), ncols=3, fontsize=8)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, fontsize=8)
     return ax
 
 
