@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from uqlib.measures import MEASURES, TOP_K, TOP_P
+from uqlib.studies import model_kind
 
 PALETTE = sns.color_palette("colorblind")
 DIVERGING = "vlag"
@@ -16,6 +17,11 @@ MEASURE_LABELS = {
     **{f"top_k_entropy_{k}": f"top-k entropy, k = {k}" for k in TOP_K},
     **{f"top_p_size_{p}": f"top-p size, p = .{p}" for p in TOP_P},
     **{f"top_p_entropy_{p}": f"top-p entropy, p = .{p}" for p in TOP_P},
+}
+FAMILY_LABELS = {
+    "temperature": "temperature",
+    "options": "number of plausible tokens",
+    "tail": "probability of the tail",
 }
 
 
@@ -63,7 +69,7 @@ def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: f
         cmap=DIVERGING,
         vmin=-limit,
         vmax=limit,
-        annot=grid.map(_two_digits),
+        annot=grid.map(two_digits),
         fmt="",
         annot_kws={"size": 7},
         linewidths=0.5,
@@ -114,6 +120,69 @@ def interval_plot(
     return ax
 
 
+def family_panels(table: pd.DataFrame, measures: list[str], axes) -> None:
+    """Draw measures over the families of `uqlib.shapes`, one panel a family, with their bounds.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `uqlib.shapes.family_table`.
+    measures : list of str
+        A colour each; the band runs from `low` to `high`.
+    axes : sequence of Axes
+        As many as there are families.
+    """
+    for ax, (family, part) in zip(axes, table.groupby("family", sort=False), strict=True):
+        for number, name in enumerate(measures):
+            line = part[part["measure"] == name]
+            colour = PALETTE[number]
+            ax.plot(line["x"], line["value"], color=colour, label=MEASURE_LABELS[name])
+            ax.fill_between(line["x"], line["low"], line["high"], color=colour, alpha=0.2, lw=0)
+        ax.set(xlabel=FAMILY_LABELS[family], xscale="log" if family == "temperature" else "linear")
+        if family == "temperature":
+            ax.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"], minor=False)
+            ax.minorticks_off()
+
+
+def model_boxes(answers: pd.DataFrame, measure: str, ax: Axes) -> Axes:
+    """Draw how a measure is distributed over the questions, one box for each model.
+
+    Parameters
+    ----------
+    answers : DataFrame
+        From `uqlib.studies.load_studies`.
+    measure : str
+        A column of `answers`.
+    ax : Axes
+
+    Returns
+    -------
+    Axes
+        Simulated models first, then base, then instruct models. Boxes hold the middle half of the
+        questions, whiskers nine tenths of them.
+    """
+    kinds = ("simulated zoo", "base", "instruct")
+    kind = answers["model"].map(model_kind).where(answers["data"] == "real", kinds[0])
+    table = answers.assign(kind=pd.Categorical(kind, kinds))
+    sns.boxplot(
+        table.sort_values("kind", kind="stable"),
+        x=measure,
+        y="model",
+        hue="kind",
+        palette=[PALETTE[2], PALETTE[0], PALETTE[1]],
+        dodge=False,
+        whis=(5, 95),
+        showfliers=False,
+        linewidth=0.8,
+        legend="full",
+        ax=ax,
+    )
+    ax.set(xlabel=MEASURE_LABELS[measure], ylabel="")
+    ax.tick_params(axis="y", labelsize=8)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, fontsize=8)
+    return ax
+
+
 def say_absent(ax: Axes, what: str) -> None:
     """Write in an empty figure that its data are not there."""
     ax.set_axis_off()
@@ -121,5 +190,12 @@ def say_absent(ax: Axes, what: str) -> None:
     ax.text(0.5, 0.5, f"{what}: absent from this build", ha="center", transform=ax.transAxes)
 
 
-def _two_digits(value: float) -> str:
+def two_digits(value: float) -> str:
+    """Write a correlation or share as briefly as a cell of a heat map allows; NaN is left empty.
+
+    Examples
+    --------
+    >>> two_digits(-0.254), two_digits(1), two_digits(float("nan"))
+    ('-.25', '1.00', '')
+    """
     return "" if pd.isna(value) else f"{value:.2f}".replace("0.", ".")

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.special import entr
 
 TOP_K = (5, 10, 25, 50, 100)
 TOP_P = (50, 75, 90, 95)
@@ -74,14 +75,23 @@ def choice_entropy(choice_log_probs) -> torch.Tensor:
     Parameters
     ----------
     choice_log_probs : array_like, shape (..., n)
-        Log-probability of each option label over the whole vocabulary.
+        Log-probability of each option label over the whole vocabulary. A single option leaves no
+        choice, and has entropy 0.
+
+    Raises
+    ------
+    ValueError
+        If every option of a row has probability 0: there is nothing to renormalise.
 
     Examples
     --------
     >>> choice_entropy(torch.tensor([0.01, 0.01, 0.01]).log()).item()
     1.0
     """
-    return _normalised(_float(choice_log_probs).log_softmax(-1))
+    log_probs = _float(choice_log_probs)
+    if (log_probs == -torch.inf).all(-1).any():
+        raise ValueError("choice entropy is undefined where every option has probability 0")
+    return _normalised(log_probs.log_softmax(-1))
 
 
 def top_p_size(log_probs, p: float, rule: str = "nucleus") -> torch.Tensor:
@@ -161,6 +171,172 @@ def vocabulary_measures(log_probs) -> dict[str, torch.Tensor]:
     return values
 
 
+def bounds_from_top(
+    top_log_probs, vocabulary_size: int
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Bound every measure but choice entropy, knowing only the most probable tokens.
+
+    The tokens that are not listed share what is left, and none is more probable than the last one
+    listed. Nothing else is known of them.
+
+    Parameters
+    ----------
+    top_log_probs : array_like, shape (..., k)
+        Log-probabilities of the k most probable tokens, as some services return them.
+    vocabulary_size : int
+        V, the number of tokens, at least k.
+
+    Returns
+    -------
+    dict of (Tensor, Tensor), each of shape (...), float32
+        Lowest and highest possible value, in [0, 1] or, for sizes, in tokens. Keys are those of
+        `vocabulary_measures`.
+
+    Raises
+    ------
+    ValueError
+        If no vocabulary of that size can hold what is left.
+
+    Notes
+    -----
+    Every bound is the value of a distribution that agrees with the list, or its limit, but for one:
+    where the list does not reach p, the lower bound of top-p entropy divides the lowest entropy of
+    the set by the logarithm of its largest size, and these need not occur together. Derived in
+    chapters 21 to 25.
+
+    Examples
+    --------
+    >>> low, high = bounds_from_top(torch.tensor([0.6, 0.2]).log(), 100)["total_entropy"]
+    >>> round(low.item(), 3), round(high.item(), 3)
+    (0.206, 0.405)
+    """
+    top = torch.as_tensor(top_log_probs).double().cpu().numpy()
+    rows = [
+        _row_bounds(row, vocabulary_size)
+        for row in np.exp(-np.sort(-top, axis=-1)).reshape(-1, top.shape[-1])
+    ]
+    shape = top.shape[:-1]
+    return {
+        name: tuple(
+            torch.tensor([row[name][side] for row in rows], dtype=torch.float32).reshape(shape)
+            for side in (0, 1)
+        )
+        for name in rows[0]
+    }
+
+
+def choice_bounds(found_log_probs, n_choices: int, top_log_probs) -> tuple[float, float]:
+    """Bound the choice entropy of one question, knowing only the most probable tokens.
+
+    Parameters
+    ----------
+    found_log_probs : array_like, shape (m,)
+        Log-probabilities of the option labels that are among the tokens listed; m may be 0.
+    n_choices : int
+        Number of options, at least m.
+    top_log_probs : array_like, shape (k,)
+        Log-probabilities of all tokens listed.
+
+    Returns
+    -------
+    (float, float)
+        Lowest and highest possible value, in [0, 1]. Derived in chapter 23.
+
+    Examples
+    --------
+    >>> top = torch.tensor([0.5, 0.3, 0.1]).log()
+    >>> low, high = choice_bounds(top[:2], 3, top)
+    >>> round(low, 3), round(high, 3)
+    (0.602, 0.853)
+    """
+    top = torch.as_tensor(top_log_probs).double().exp()
+    found = torch.as_tensor(found_log_probs).double().exp()
+    missing = n_choices - len(found)
+    if missing and not len(found):
+        return 0.0, 1.0
+    each = min(top.min().item(), max(1 - top.sum().item(), 0) / max(missing, 1))
+    ends = [torch.cat([found, torch.full((missing,), x)]) for x in (0.0, each)]
+    low, high = (choice_entropy(p.log()).item() for p in ends)
+    return low, high
+
+
+def _row_bounds(seen: np.ndarray, size: int) -> dict[str, tuple[float, float]]:
+    """Bounds of the measures from one row of most probable probabilities, in descending order."""
+    mass, terms = np.cumsum(seen), np.cumsum(entr(seen))
+    unseen, last = size - len(seen), seen[-1]
+    rest = max(1 - mass[-1], 0)
+    if unseen < 0 or rest > unseen * last + TOLERANCE:
+        raise ValueError(
+            f"{len(seen)} tokens of together {mass[-1]:.6f}, the last with {last:.3g}, cannot be "
+            f"the most probable of {size}"
+        )
+    rest = min(rest, unseen * last)
+    bounds = {"top1_probability": (seen[0], seen[0])}
+    bounds["total_entropy"] = _top_k_bounds(mass, terms, last, rest, unseen, size)
+    for k in TOP_K:
+        bounds[f"top_k_entropy_{k}"] = _top_k_bounds(mass, terms, last, rest, unseen, min(k, size))
+    for p in TOP_P:
+        sizes, entropies = _top_p_bounds(mass, terms, last, rest, unseen, p / 100)
+        bounds[f"top_p_size_{p}"], bounds[f"top_p_entropy_{p}"] = sizes, entropies
+    return bounds
+
+
+def _top_k_bounds(mass, terms, last, rest, unseen, k) -> tuple[float, float]:
+    """Bounds of top-k entropy: over all ways to give k tokens what the list leaves open.
+
+    The highest value spreads the rest evenly. The lowest gives some tokens the probability of the
+    last one listed, and the rest to one token more, or evenly to all others.
+    """
+    more = k - len(mass)
+    if more <= 0:
+        value = _renormalised(mass[k - 1], terms[k - 1]) / math.log(max(k, 2))
+        return value, value
+    each = min(last, rest / more)
+    high = _renormalised(mass[-1] + more * each, terms[-1] + more * entr(each))
+    full, part = _packed(rest, last)
+    some = np.arange(min(full, more) + 1)
+    even = np.maximum(rest - some * last, 0) / np.maximum(unseen - some, 1)
+    low = _renormalised(
+        mass[-1] + some * last + (more - some) * even,
+        terms[-1] + some * entr(last) + (more - some) * entr(even),
+    ).min()
+    if full + (part > 0) <= more:
+        low = min(low, _renormalised(mass[-1] + rest, terms[-1] + _packed_terms(rest, last)))
+    return low / math.log(k), min(high / math.log(k), 1)
+
+
+def _top_p_bounds(mass, terms, last, rest, unseen, p):
+    """Bounds of top-p size and top-p entropy; equal where the list reaches p."""
+    n_seen, need = len(mass), p - TOLERANCE - mass[-1]
+    if need <= 0 or not rest:
+        size = min((mass < p - TOLERANCE).sum() + 1, n_seen)
+        value = _renormalised(mass[size - 1], terms[size - 1]) / math.log(max(size, 2))
+        return (size, size), (value, value)
+    need = min(need, rest)
+    more = np.arange(math.ceil(need / last), math.ceil(need * unseen / rest) + 1)
+    each = np.minimum(np.minimum(last, rest / more), need / np.maximum(more - 1, need / last))
+    high = _renormalised(mass[-1] + more * each, terms[-1] + more * entr(each))
+    low = _renormalised(mass[-1] + need, terms[-1] + _packed_terms(need, last))
+    sizes = n_seen + more
+    return (sizes[0], sizes[-1]), (low / math.log(sizes[-1]), min((high / np.log(sizes)).max(), 1))
+
+
+def _packed(rest: float, last: float) -> tuple[int, float]:
+    """How many tokens of probability `last` hold `rest`, and what is left for one more."""
+    full = int(rest / last * (1 + 1e-12)) if rest else 0
+    return full, max(rest - full * last, 0)
+
+
+def _packed_terms(rest: float, last: float) -> float:
+    full, part = _packed(rest, last)
+    return full * entr(last) + entr(part)
+
+
+def _renormalised(mass, terms):
+    """Entropy of probabilities that sum to `mass`, from their summed -p ln p, after division."""
+    return np.maximum(terms / mass + np.log(mass), 0)
+
+
 def _float(log_probs) -> torch.Tensor:
     return torch.as_tensor(log_probs).float()
 
@@ -170,7 +346,7 @@ def _entropy(log_probs: torch.Tensor) -> torch.Tensor:
 
 
 def _normalised(log_probs: torch.Tensor) -> torch.Tensor:
-    return (_entropy(log_probs) / math.log(log_probs.shape[-1])).clamp(max=1)
+    return (_entropy(log_probs) / math.log(max(log_probs.shape[-1], 2))).clamp(max=1)
 
 
 def _descending(log_probs) -> torch.Tensor:
