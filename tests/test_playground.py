@@ -1,8 +1,5 @@
 """The playground: what Vega computes in the page is what `uqlib.measures` computes."""
 
-import shutil
-import subprocess
-
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
@@ -107,39 +104,21 @@ def test_the_page_holds_all_it_needs():
     assert all(control.find_parent("label") for control in tree.select("[name]"))
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=8000", "--dump-dom",
-]  # fmt: skip
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium found: the page is not tried in a browser"
-)
-
-
-def in_browser(address, profile):
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-
-
 def address_of(file, state):
     return f"{file.as_uri()}#" + "&".join(f"{name}={value}" for name, value in state.items())
 
 
 @pytest.mark.slow
-@needs_chromium
 @pytest.mark.parametrize("state", STATES, ids=str)
-def test_a_browser_shows_the_measures_of_uqlib_from_a_file(state, tmp_path):
+def test_a_browser_shows_the_measures_of_uqlib_from_a_file(state, tmp_path, browser):
     file = tmp_path / "playground.html"
     file.write_text(f"<!doctype html><meta charset='utf-8'>{playground_html()}")
-    shown = in_browser(address_of(file, state), tmp_path / "profile")
+    shown = browser(address_of(file, state))
     assert_equal(read_measures(shown), state)
 
 
 @pytest.mark.slow
-@needs_chromium
-def test_sliders_move_the_measures(tmp_path):
+def test_sliders_move_the_measures(tmp_path, browser):
     move = """<script>
     const wait = () => document.querySelector("#playground form").dataset.drawn
       ? step() : setTimeout(wait, 20);
@@ -154,7 +133,7 @@ def test_sliders_move_the_measures(tmp_path):
     </script>"""
     file = tmp_path / "playground.html"
     file.write_text(f"<!doctype html><meta charset='utf-8'>{playground_html()}{move}")
-    shown = in_browser(file.as_uri(), tmp_path / "profile")
+    shown = browser(file.as_uri())
     state = START | {"temperature": 2.35, "options": 2, "vocabulary": 50}
     assert_equal(read_measures(shown), state)
     assert "<output>2.35</output>" in shown

@@ -89,9 +89,19 @@ def expected_measures(state: dict) -> dict[str, float]:
 def charts() -> dict[str, dict]:
     """Return the Vega-Lite specifications of the page: `curve`, `shares` and `sizes`."""
     return {
-        "curve": _curve().to_dict(),
-        "shares": _bars(SHARES, alt.Scale(domain=[0, 1]), "value, from 0 to 1").to_dict(),
-        "sizes": _bars(SIZES, _log([1, VOCABULARIES[-1]]), "tokens").to_dict(),
+        "curve": _styled(
+            _curve(), 300, "Probability of every token by rank, with the cuts of the measures."
+        ),
+        "shares": _styled(
+            _bars(SHARES, alt.Scale(domain=[0, 1]), "value, from 0 to 1"),
+            alt.Step(21),
+            "Twelve measures between 0 and 1 as bars.",
+        ),
+        "sizes": _styled(
+            _bars(SIZES, _log([1, VOCABULARIES[-1]]), "tokens"),
+            alt.Step(21),
+            "Numbers of tokens in the four top-p sets as bars.",
+        ),
     }
 
 
@@ -212,10 +222,6 @@ def _measured(base):
     )
 
 
-def _params() -> list[alt.Parameter]:
-    return [alt.param(name=name, value=value) for name, value in START.items()]
-
-
 def _bars(names: list[str], scale: alt.Scale, title: str) -> alt.LayerChart:
     labels = {name: MEASURE_LABELS[name] for name in names}
     measured = (
@@ -240,7 +246,7 @@ def _bars(names: list[str], scale: alt.Scale, title: str) -> alt.LayerChart:
         x=alt.value("width"), y=y, text="shown:N", description="exact:N"
     )
     ticks = first.mark_tick(color="black", thickness=2, size=18, aria=False).encode(x=x, y=y)
-    return _styled(alt.layer(bars, ticks, text), height=alt.Step(21))
+    return alt.layer(bars, ticks, text)
 
 
 def _curve() -> alt.LayerChart:
@@ -270,6 +276,12 @@ def _curve() -> alt.LayerChart:
     sizes = _measured(_tokens()).transform_fold(SIZES, as_=["name", "rank"])
     sizes = sizes.transform_calculate(label="'p = .' + slice(datum.name, -2)")
     across = {"x": alt.X("rank:Q")}
+    names = (
+        sizes.transform_window(line="row_number()")
+        .transform_calculate(base=f"{FLOOR} * pow(6, datum.line - 0.5)")
+        .encode(**across, y="base:Q", text="label:N")
+    )
+    halo = [{"stroke": "white", "strokeWidth": 4, "aria": False}, {"fontWeight": "bold"}]
     solid = alt.Chart(alt.Data(values=[{"rank": k, "label": str(k)} for k in TOP_K]))
     solid = solid.transform_filter("datum.rank <= vocabulary")
     cuts = [
@@ -278,18 +290,16 @@ def _curve() -> alt.LayerChart:
             **across, y=alt.value(0), text="label:N"
         ),
         sizes.mark_rule(strokeDash=[3, 3], strokeWidth=1.5, aria=False).encode(**across),
-        sizes.transform_window(line="row_number()")
-        .transform_calculate(base=f"{FLOOR} * pow(6, datum.line - 0.5)")
-        .mark_text(align="left", dx=4, fontSize=11, fontWeight="bold")
-        .encode(**across, y="base:Q", text="label:N"),
+        *(names.mark_text(align="left", dx=4, fontSize=11, **style) for style in halo),
     ]
-    return _styled(alt.layer(*cuts, points), height=300)
+    return alt.layer(*cuts, points)
 
 
-def _styled(chart: alt.LayerChart, height) -> alt.LayerChart:
+def _styled(chart: alt.LayerChart, height, description: str) -> dict:
     return (
-        chart.add_params(*_params())
+        chart.add_params(*(alt.param(name=name, value=value) for name, value in START.items()))
         .properties(
+            description=description,
             width="container",
             height=height,
             autosize=alt.AutoSizeParams(contains="padding", type="fit-x"),
@@ -298,4 +308,5 @@ def _styled(chart: alt.LayerChart, height) -> alt.LayerChart:
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal")
         .configure_legend(labelFontSize=12, symbolSize=60)
         .configure_view(stroke=None)
+        .to_dict()
     )
