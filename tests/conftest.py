@@ -15,8 +15,11 @@ from uqlib.prompts import INSTRUCTION
 from uqlib.questions.schema import check_questions, question_ids
 
 
-def make_tokenizer(space_labels: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that sets a beginning-of-sequence token; labels are tokens with a space."""
+def make_tokenizer(space_labels: bool = True, words: str = "") -> PreTrainedTokenizerFast:
+    """A byte-level BPE that sets a beginning-of-sequence token.
+
+    Labels, and further words, are tokens with a space.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -26,7 +29,9 @@ def make_tokenizer(space_labels: bool = True) -> PreTrainedTokenizerFast:
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator([INSTRUCTION + " Question: Answer:"] + [letters] * 50, trainer)
+    tokenizer.train_from_iterator(
+        [INSTRUCTION + " Question: Answer:"] + [letters + words] * 50, trainer
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )

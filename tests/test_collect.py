@@ -1,10 +1,12 @@
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_tokenizer
 
 from uqlib import collect as collection
 from uqlib.artifacts import read_manifest, read_parquet
@@ -42,6 +44,24 @@ def test_batches_equal_single_unpadded_passes(model, questions, batch_tokens):
         assert response.predicted == choice.argmax()
         for name in MEASURES:
             assert getattr(response, name) == pytest.approx(measures[name], abs=1e-5), name
+
+
+def test_one_prompt_for_each_option_when_asked_counterfactually(loaded_model, questions):
+    tokenizer = make_tokenizer(words=" Yes No")
+    network = deepcopy(loaded_model.network)
+    network.resize_token_embeddings(len(tokenizer))
+    asked = replace(loaded_model, network=network, tokenizer=tokenizer)
+    plan = plan_collection(asked, questions, "counterfactual", condition="counterfactual")
+    responses = collection.run_plan(asked, plan)
+    assert list(responses.question_id[:2]) == [f"{questions.question_id[0]}#{k}" for k in (0, 1)]
+    assert len(responses) == sum(map(len, questions.choices))
+    assert set(responses.condition) == {"counterfactual"} and set(responses.n_choices) == {2}
+    assert plan.manifest["questions"] == plan_collection(asked, questions).manifest["questions"]
+    for i, prompt in list(enumerate(plan.prompts))[:3]:
+        with torch.no_grad():
+            log_probs = network(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+        yes = plan.options[i][0]
+        assert responses.choice_log_probs[i][0] == pytest.approx(log_probs[yes].item(), abs=1e-5)
 
 
 def test_the_order_of_questions_does_not_matter(model, questions):

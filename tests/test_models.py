@@ -5,6 +5,7 @@ import torch
 from conftest import make_tokenizer
 
 from uqlib.models import (
+    as_chat,
     encode_prompts,
     load_model,
     option_tokens,
@@ -81,6 +82,45 @@ def test_a_folder_loads_in_evaluation_mode_with_its_identity(model, loaded_model
         model.network.parameters(), loaded_model.network.parameters(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+def test_attention_is_chosen_and_recorded(model_folder):
+    for chosen in ("eager", "sdpa"):
+        asked = load_model(str(model_folder), device="cpu", attention=chosen)
+        assert asked.identity["attention"] == chosen
+    with pytest.raises(ValueError, match="known: 4bit, 8bit"):
+        load_model(str(model_folder), quantization="2bit")
+
+
+def test_large_models_are_spread_and_quantised_while_loading(model, model_folder, monkeypatch):
+    # What needs several GPUs is told to the loader; here it is only looked at.
+    seen = {}
+
+    def from_pretrained(place, **settings):
+        seen.update(settings)
+        return model.network
+
+    monkeypatch.setattr("uqlib.models.AutoModelForCausalLM.from_pretrained", from_pretrained)
+    asked = load_model(str(model_folder), device="spread", quantization="4bit", dtype="bfloat16")
+    assert seen["device_map"] == "auto" and seen["dtype"] == torch.bfloat16
+    assert seen["quantization_config"].load_in_4bit
+    assert seen["use_safetensors"] and not seen["trust_remote_code"]
+    assert asked.identity["quantization"] == "4bit"
+
+
+def test_a_chat_template_wraps_the_prompt_and_sets_the_first_token_once(questions):
+    tokenizer = make_tokenizer()
+    with pytest.raises(ValueError, match="no chat template"):
+        as_chat(tokenizer, PROMPT)
+    plain = tokenizer_hash(tokenizer)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %} [assistant]{% endif %}"
+    )
+    assert tokenizer_hash(tokenizer) != plain
+    assert as_chat(tokenizer, PROMPT) == f"<s>[user] {PROMPT} [assistant]"
+    (ids,) = encode_prompts(tokenizer, [as_chat(tokenizer, PROMPT)], bos=False)
+    assert ids.count(tokenizer.bos_token_id) == 1
 
 
 def test_pickled_weights_are_not_read(model_folder, tmp_path):

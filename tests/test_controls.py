@@ -1,0 +1,91 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import entropy
+
+from uqlib import controls
+from uqlib.measures import MEASURES
+
+RESPONDERS = [
+    controls.uniform,
+    controls.blind,
+    controls.blind_to_count,
+    controls.always_first,
+    controls.oracle,
+    controls.noisy,
+    controls.position_biased,
+    controls.label_biased,
+]
+
+
+@pytest.mark.parametrize("responder", RESPONDERS, ids=lambda f: f.__name__)
+def test_probabilities_fit_the_options_and_seeds_reproduce(responder, questions):
+    first, again = responder(questions, seed=3), responder(questions, seed=3)
+    for p, q, choices in zip(first, again, questions.choices, strict=True):
+        assert p.shape == (len(choices),) and (p > 0).all() and p.sum() <= 1 + 1e-12
+        assert np.array_equal(p, q)
+    if responder is not controls.blind_to_count:
+        np.testing.assert_allclose([p.sum() for p in first], 1)
+
+
+def test_responders_without_content_do_not_see_the_truth(questions):
+    other = questions.assign(human_shares=[np.array(s)[::-1] for s in questions.human_shares])
+    for responder in (controls.uniform, controls.blind, controls.blind_to_count):
+        for p, q in zip(responder(questions), responder(other), strict=True):
+            assert np.array_equal(p, q)
+
+
+def test_a_responder_blind_to_count_gives_the_same_letters_whatever_the_options(questions):
+    two = controls.blind_to_count(questions[:1])
+    three = controls.blind_to_count(questions[1:2])
+    assert np.array_equal(two[0], three[0][:2])
+
+
+def test_oracle_temperature_and_knowledge(questions):
+    np.testing.assert_allclose(controls.oracle(questions)[1], [0.1, 0.2, 0.7])
+    sharp = controls.oracle(questions, temperature=0.5)[1]
+    np.testing.assert_allclose(sharp, np.array([0.01, 0.04, 0.49]) / 0.54)
+    knowing = controls.oracle(questions.assign(human_shares=None))
+    assert [p.argmax() for p in knowing] == list(questions.answer)
+    with pytest.raises(ValueError, match=questions.question_id[0]):
+        controls.oracle(questions.assign(human_shares=None, answer=None))
+
+
+def test_position_bias_has_its_rate(questions):
+    for p, truth in zip(
+        controls.position_biased(questions, rate=0.4), controls.oracle(questions), strict=True
+    ):
+        np.testing.assert_allclose(p[:-1], 0.6 * truth[:-1], rtol=1e-3)
+
+
+def test_label_bias_is_one_liking_for_all_questions(questions):
+    likings = [
+        np.log(p / q)
+        for p, q in zip(controls.label_biased(questions), controls.oracle(questions), strict=True)
+    ]
+    for liking in likings:
+        np.testing.assert_allclose(np.diff(liking), np.diff(likings[3])[: len(liking) - 1])
+
+
+def test_noise_has_its_size(questions):
+    many = pd.concat([questions[:1]] * 4000, ignore_index=True)
+    p = np.array(controls.noisy(many, sd=0.7))
+    # The difference of two independent logits has standard deviation .7 * sqrt(2).
+    assert np.log(p[:, 0] / p[:, 1]).std() == pytest.approx(0.7 * 2**0.5, rel=0.05)
+
+
+def test_response_table_by_value(questions):
+    shares = controls.oracle(questions)
+    table = controls.response_table(questions, shares, "oracle", 0.8, tail=1, vocabulary_size=50)
+    assert list(table.question_id) == list(questions.question_id)
+    for p, row in zip(shares, table.itertuples(), strict=True):
+        weights = 1 / np.arange(1, 51 - len(p))
+        full = np.concatenate([0.8 * p, 0.2 * weights / weights.sum()])
+        assert row.option_mass == pytest.approx(0.8, abs=1e-5)
+        np.testing.assert_allclose(np.exp(row.choice_log_probs), 0.8 * p, rtol=1e-5)
+        assert row.choice_entropy == pytest.approx(entropy(p) / np.log(len(p)), abs=1e-5)
+        assert row.total_entropy == pytest.approx(entropy(full) / np.log(50), abs=1e-5)
+        assert row.top1_probability == pytest.approx(full.max(), abs=1e-6)
+    assert set(MEASURES) <= set(table.columns)
+    with pytest.raises(ValueError, match=r"\(0, 1\), not 1"):
+        controls.response_table(questions, shares, "oracle", option_mass=1)

@@ -1,0 +1,204 @@
+"""Simulated responders: answers without a network, whose every property is known.
+
+A statistic that a responder without content passes measures something else than content.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from uqlib.measures import choice_entropy, vocabulary_measures
+from uqlib.responses import check_responses
+
+FLOOR = 1e-4
+LETTERS = 26
+CHUNK = 256
+
+
+def uniform(questions: pd.DataFrame, seed: int = 0) -> list[np.ndarray]:
+    """Give every option of a question the same probability.
+
+    Examples
+    --------
+    >>> uniform(pd.DataFrame({"choices": [["tea", "coffee"]]}))
+    [array([0.5, 0.5])]
+    """
+    return [np.full(len(choices), 1 / len(choices)) for choices in questions["choices"]]
+
+
+def blind(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.ndarray]:
+    """Spread over the options at random: blind to content, aware of how many options there are.
+
+    Parameters
+    ----------
+    questions : DataFrame
+    seed : int
+    sd : float
+        Standard deviation of the options' independent normal logits.
+    """
+    rng = np.random.default_rng(seed)
+    return [_softmax(rng.normal(0, sd, len(choices))) for choices in questions["choices"]]
+
+
+def blind_to_count(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.ndarray]:
+    """Spread over 26 letters at random, whatever the options: blind to content and to their number.
+
+    The probabilities of the letters a question does not use are missing from the sum.
+
+    Parameters
+    ----------
+    questions : DataFrame
+    seed : int
+    sd : float
+        Standard deviation of the letters' independent normal logits.
+    """
+    rng = np.random.default_rng(seed)
+    return [_softmax(rng.normal(0, sd, LETTERS))[: len(c)] for c in questions["choices"]]
+
+
+def always_first(questions: pd.DataFrame, seed: int = 0) -> list[np.ndarray]:
+    """Put all probability, up to `FLOOR` for each other option, on the first option."""
+    return [_one_hot(0, len(choices)) for choices in questions["choices"]]
+
+
+def oracle(questions: pd.DataFrame, seed: int = 0, temperature: float = 1.0) -> list[np.ndarray]:
+    """Answer with the truth: the human shares, or the right answer where there are none.
+
+    Parameters
+    ----------
+    questions : DataFrame
+    seed : int
+        Draws nothing.
+    temperature : float
+        The truth's logarithms are divided by it: below 1 overconfident, above 1 hesitant.
+
+    Raises
+    ------
+    ValueError
+        If a question has neither shares nor an answer; the message names it.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"question_id": ["q"], "choices": [["tea", "coffee"]],
+    ...     "human_shares": [[0.8, 0.2]], "answer": [None]})
+    >>> oracle(table, temperature=0.5)[0].round(3)
+    array([0.941, 0.059])
+    """
+    return [_softmax(logits / temperature) for logits in _truth(questions)]
+
+
+def noisy(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.ndarray]:
+    """Answer with the truth and independent normal noise of deviation `sd` on every logit."""
+    rng = np.random.default_rng(seed)
+    return [_softmax(logits + rng.normal(0, sd, len(logits))) for logits in _truth(questions)]
+
+
+def position_biased(questions: pd.DataFrame, seed: int = 0, rate: float = 0.4) -> list[np.ndarray]:
+    """Answer the last option with probability `rate`, and else with the truth."""
+    return [
+        rate * _one_hot(len(logits) - 1, len(logits)) + (1 - rate) * _softmax(logits)
+        for logits in _truth(questions)
+    ]
+
+
+def label_biased(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.ndarray]:
+    """Answer with the truth and a liking for some letters, the same in every question."""
+    liking = np.random.default_rng(seed).normal(0, sd, LETTERS)
+    return [_softmax(logits + liking[: len(logits)]) for logits in _truth(questions)]
+
+
+def response_table(
+    questions: pd.DataFrame,
+    probabilities: list[np.ndarray],
+    name: str,
+    option_mass: float = 0.99,
+    tail: float = 1.5,
+    vocabulary_size: int = 4096,
+) -> pd.DataFrame:
+    """Make the response table of a responder, with all measures.
+
+    The options hold `option_mass` of the probability, in the proportions given; the rest of the
+    vocabulary shares what is left by a power law of its rank.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        A checked question table.
+    probabilities : list of ndarray
+        For each question, one probability an option; they may sum to less than 1.
+    name : str
+        Stands in the column `model`.
+    option_mass : float
+        In (0, 1).
+    tail : float
+        Exponent of the power law; 0 is flat.
+    vocabulary_size : int
+        Tokens in all.
+
+    Returns
+    -------
+    DataFrame
+        A checked response table.
+
+    Raises
+    ------
+    ValueError
+        If `option_mass` is not in (0, 1).
+    """
+    if not 0 < option_mass < 1:
+        raise ValueError(f"option_mass must lie in (0, 1), not {option_mass}")
+    logs = [np.log(np.maximum(p, FLOOR**2) * option_mass).astype(np.float32) for p in probabilities]
+    frames = []
+    for start in range(0, len(logs), CHUNK):
+        full = [
+            _with_tail(np.exp(row), tail, vocabulary_size) for row in logs[start : start + CHUNK]
+        ]
+        values = vocabulary_measures(torch.from_numpy(np.log(np.stack(full))))
+        frames.append(pd.DataFrame({key: value.numpy() for key, value in values.items()}))
+    return check_responses(
+        pd.concat(frames, ignore_index=True).assign(
+            model=name,
+            dataset=questions["dataset"].to_numpy(),
+            question_id=questions["question_id"].to_numpy(),
+            n_choices=[len(row) for row in logs],
+            choice_log_probs=logs,
+            option_mass=[np.exp(row).sum() for row in logs],
+            predicted=[row.argmax() for row in logs],
+            condition="plain",
+            dropout_rate=0.0,
+            pass_index=0,
+            prompt_style="simulated",
+            label_style="simulated",
+            shots=0,
+            choice_entropy=[choice_entropy(row).item() for row in logs],
+        )
+    )
+
+
+def _truth(questions: pd.DataFrame) -> list[np.ndarray]:
+    logits = []
+    for row in questions.itertuples():
+        if row.human_shares is not None:
+            truth = np.asarray(row.human_shares, dtype=float)
+        elif not pd.isna(row.answer):
+            truth = _one_hot(row.answer, len(row.choices))
+        else:
+            raise ValueError(f"question {row.question_id} has neither human shares nor an answer")
+        logits.append(np.log(np.maximum(truth, FLOOR)))
+    return logits
+
+
+def _one_hot(position: int, n: int) -> np.ndarray:
+    values = np.full(n, FLOOR)
+    values[position] = 1 - (n - 1) * FLOOR
+    return values
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    values = np.exp(logits - logits.max())
+    return values / values.sum()
+
+
+def _with_tail(options: np.ndarray, tail: float, size: int) -> np.ndarray:
+    weights = np.arange(1, size - len(options) + 1, dtype=float) ** -tail
+    return np.concatenate([options, weights * ((1 - options.sum()) / weights.sum())])
