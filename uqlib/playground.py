@@ -147,9 +147,9 @@ def playground_html() -> str:
 def _controls() -> str:
     sliders = {
         "temperature": ("Temperature", "0.1", "5", "0.05"),
-        "options": ("Plausible options", "2", "10", "1"),
-        "ratio": ("Each option over the one before", "0.05", "1", "0.05"),
-        "tail": ("All other tokens together", "0", "0.95", "0.05"),
+        "options": ("Options", "2", "10", "1"),
+        "ratio": ("Ratio of options", "0.05", "1", "0.05"),
+        "tail": ("Other tokens' share", "0", "0.95", "0.05"),
     }
     parts = [
         f'<label>{escape(text)} <output></output><input type="range" name="{name}" '
