@@ -56,8 +56,9 @@ def draw_identities(
 
     Notes
     -----
-    Stratified dropout after Roberts et al. (2024), whose code masks the same place in models that
-    have no dropout of their own, at the same default rate and number of members.
+    Stratified dropout after Roberts et al. (2024). Their library masks the same place in models
+    that have no dropout of their own, at the same default rate and number of members. One release
+    of it drew a row of the mask for each prompt of a batch, a later one a single mask, as here.
     """
     if not 0 <= rate < 1:
         raise ValueError(f"the dropout rate must lie in [0, 1), not {rate}")
@@ -250,7 +251,7 @@ def population_variance(choice_log_probs) -> float:
 
     Notes
     -----
-    Named in Moore et al. (2025), earlier paper; no formula was found, so this one is ours.
+    For the ensemble family of Moore et al. (2026) no formula was found; this one is ours.
 
     Examples
     --------
