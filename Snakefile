@@ -88,6 +88,7 @@ def parameters(notebook, **given):
 SCHEMA = code("artifacts", "paths", "questions/schema")
 COLLECTION = code("artifacts", "collect", "forward", "measures", "models", "paths", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
+PLAYGROUND = ["uqlib/playground.css", "uqlib/playground.js"]
 RUN = (
     "OMP_NUM_THREADS={threads} exec " + sys.executable + " -m uqlib.pipeline run "
     "--end-with-parent {input.notebook} {output.notebook} --parameters {params.parameters:q}"
@@ -168,7 +169,7 @@ for notebook in CHAPTERS:
         name: f"chapter_{notebook}"
         input:
             notebook=f"notebooks/{notebook}.ipynb",
-            code=ANALYSIS,
+            code=ANALYSIS + PLAYGROUND,
             zoo=sorted(map(str, Path("zoo").glob("*/*.*"))),
             benchmarks=sorted(map(str, Path("benchmarks/results").glob("*.json"))),
             questions=[table("world_opinions"), table("world_knowledge")],

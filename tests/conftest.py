@@ -1,4 +1,6 @@
 import os
+import shutil
+import subprocess
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the hub's library is imported: no network in tests
 
@@ -94,3 +96,24 @@ def questions() -> pd.DataFrame:
         }
     )
     return check_questions(table.assign(question_id=question_ids(table)))
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Return what a page has become once its scripts have run, in a browser without network."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+    if program is None:
+        pytest.skip("no chromium found: the page is not tried in a browser")
+
+    def show(address: str) -> str:
+        command = [
+            program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000",
+            "--dump-dom", address,
+        ]  # fmt: skip
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        return run.stdout
+
+    return show

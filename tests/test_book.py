@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from urllib.parse import urlencode
 
 import nbformat
 import pandas as pd
@@ -14,6 +15,7 @@ from bs4 import BeautifulSoup
 
 from uqlib.ledger import ledger_table, read_claims
 from uqlib.paths import ROOT
+from uqlib.playground import expected_measures, read_measures
 from uqlib.questions.sources import missing_files
 
 BUILD = ROOT / "build/classroom"
@@ -91,6 +93,19 @@ def said(chapter):
     return " ".join(
         o["data"]["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})
     )
+
+
+@pytest.mark.slow
+def test_the_playground_works_from_a_file_and_agrees_with_uqlib(browser):
+    state = {"temperature": 0.5, "options": 7, "ratio": 0.8, "tail": 0.6, "vocabulary": 200}
+    page = BUILD / "html/notebooks/27_playground.html"
+    shown = read_measures(browser(f"{page.as_uri()}#{urlencode(state)}"))
+    expected = expected_measures(state)
+    assert shown.keys() == expected.keys()
+    for name, value in expected.items():
+        assert shown[name] == pytest.approx(value, abs=2e-6), name
+    check = pd.read_csv(BUILD / "results/27_playground/check.csv")
+    assert check.difference.max() < 2e-6
 
 
 def test_both_studies_are_on_the_analysis_pages_and_marked():
