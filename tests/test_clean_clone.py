@@ -45,11 +45,9 @@ def results(clone):
     }
 
 
-def test_a_clean_clone_becomes_a_book_in_ten_minutes(clone):
-    started = time.time()
+def test_a_clean_clone_becomes_a_book(clone):
     run = make("book", clone)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert time.time() - started < 600
     assert (clone / "build/classroom/html/index.html").exists()
     assert "The book is at build/classroom/html/index.html" in run.stdout
 
