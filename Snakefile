@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from uqlib import pipeline
-from uqlib.questions.pew import read_survey_list
 from uqlib.questions.sources import FOLDERS, brought, files_of, missing_files
 from uqlib.paths import data_folder, resolve
 
@@ -35,12 +34,11 @@ QUESTION_NOTEBOOKS = {
     ],
     "12_moral_scenarios": [*MORAL, *[f"conjoint/{dataset}" for dataset in MORAL]],
 }
-OWN_FILES = {
-    "10_survey_questions": [
-        *[resolve(SURVEYS[name]) for name in ("pew", "roper", "own") if SURVEYS.get(name)],
-        *[s["file"] for s in (read_survey_list(resolve(SURVEYS["pew"])) if SURVEYS.get("pew") else [])],
-    ]
-}
+OWN_FILES = [resolve(SURVEYS[name]) for name in ("pew", "roper", "own") if SURVEYS.get(name)]
+if SURVEYS.get("pew"):
+    from uqlib.questions.pew import read_survey_list
+
+    OWN_FILES += [survey["file"] for survey in read_survey_list(resolve(SURVEYS["pew"]))]
 COLLECTED = {
     (study, name): model
     for study in PROFILE["collect"]
@@ -86,7 +84,7 @@ def parameters(notebook, **given):
 
 
 SCHEMA = code("artifacts", "paths", "questions/schema")
-COLLECTION = code("artifacts", "collect", "forward", "measures", "models", "paths", "prompts", "responses")
+COLLECTION = SCHEMA + code("collect", "forward", "measures", "models", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
 PLAYGROUND = ["uqlib/playground.css", "uqlib/playground.js"]
 RUN = (
@@ -110,7 +108,7 @@ for notebook, datasets in QUESTION_NOTEBOOKS.items():
             notebook=f"notebooks/{notebook}.ipynb",
             code=SCHEMA + sorted(map(str, Path("uqlib/questions").glob("*.py"))),
             data=[data_folder() / f for source in PRESENT if source in datasets for f in files_of(source)],
-            own=OWN_FILES.get(notebook, []),
+            own=OWN_FILES if notebook == "10_survey_questions" else [],
         output:
             notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
             results=directory(f"{RESULTS}/{notebook}"),

@@ -29,7 +29,7 @@ from uqlib.prompts import render_questions
 from uqlib.questions.mmlu import load_mmlu
 
 HERE = Path(__file__).parent
-WORST = 10
+EVERY = 10
 
 
 def main():
@@ -80,7 +80,7 @@ def setting(args, shots, tokenizer, folder):
     ]
     whole, some = Path(folder) / "prompts.json", Path(folder) / "some.json"
     whole.write_text(json.dumps(prompts))
-    some.write_text(json.dumps(prompts[::WORST]))
+    some.write_text(json.dumps(prompts[::EVERY]))
 
     encoded = encode_prompts(tokenizer, texts)
     computed = computed_tokens(encoded, plan_batches(encoded, args.batch_tokens))
@@ -99,7 +99,7 @@ def setting(args, shots, tokenizer, folder):
     flops = product_flops(args.shape, computed, len(prompts))
     found = {}
     for way in ways:
-        difference = np.abs(np.array(options[way][::WORST]) - np.array(reference)).max()
+        difference = np.abs(np.array(options[way][::EVERY]) - np.array(reference)).max()
         speed = len(prompts) / np.median(seconds[way])
         found[way] = {
             "prompts_per_second": speed,

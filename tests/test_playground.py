@@ -14,8 +14,8 @@ from uqlib.playground import (
     drawn_measures,
     expected_measures,
     playground_html,
+    playground_log_probs,
     read_measures,
-    shaped_log_probs,
 )
 
 STATES = [
@@ -47,13 +47,13 @@ def assert_equal(found, state):
 def test_the_family_of_distributions_is_what_the_page_says(
     temperature, options, ratio, tail, vocabulary
 ):
-    log_probs = shaped_log_probs(temperature, options, ratio, tail, vocabulary)
+    log_probs = playground_log_probs(temperature, options, ratio, tail, vocabulary)
     assert len(log_probs) == vocabulary
     assert np.exp(log_probs).sum() == pytest.approx(1)
     np.testing.assert_allclose(
         np.diff(log_probs[:options]) * temperature, np.log(ratio), rtol=0, atol=1e-8
     )
-    at_one = np.exp(shaped_log_probs(1, options, ratio, tail, vocabulary))
+    at_one = np.exp(playground_log_probs(1, options, ratio, tail, vocabulary))
     assert at_one[options:].sum() == pytest.approx(tail, abs=1e-12)
     if tail:
         np.testing.assert_allclose(

@@ -6,9 +6,11 @@ A statistic that a responder without content passes measures something else than
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 
 from uqlib.measures import choice_entropy, vocabulary_measures
 from uqlib.responses import check_responses
+from uqlib.shapes import with_tail
 
 FLOOR = 1e-4
 LETTERS = 26
@@ -37,7 +39,7 @@ def blind(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.nd
         Standard deviation of the options' independent normal logits.
     """
     rng = np.random.default_rng(seed)
-    return [_softmax(rng.normal(0, sd, len(choices))) for choices in questions["choices"]]
+    return [softmax(rng.normal(0, sd, len(choices))) for choices in questions["choices"]]
 
 
 def blind_to_count(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.ndarray]:
@@ -53,7 +55,7 @@ def blind_to_count(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> l
         Standard deviation of the letters' independent normal logits.
     """
     rng = np.random.default_rng(seed)
-    return [_softmax(rng.normal(0, sd, LETTERS))[: len(c)] for c in questions["choices"]]
+    return [softmax(rng.normal(0, sd, LETTERS))[: len(c)] for c in questions["choices"]]
 
 
 def always_first(questions: pd.DataFrame, seed: int = 0) -> list[np.ndarray]:
@@ -84,19 +86,19 @@ def oracle(questions: pd.DataFrame, seed: int = 0, temperature: float = 1.0) -> 
     >>> oracle(table, temperature=0.5)[0].round(3)
     array([0.941, 0.059])
     """
-    return [_softmax(logits / temperature) for logits in _truth(questions)]
+    return [softmax(logits / temperature) for logits in _truth(questions)]
 
 
 def noisy(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.ndarray]:
     """Answer with the truth and independent normal noise of deviation `sd` on every logit."""
     rng = np.random.default_rng(seed)
-    return [_softmax(logits + rng.normal(0, sd, len(logits))) for logits in _truth(questions)]
+    return [softmax(logits + rng.normal(0, sd, len(logits))) for logits in _truth(questions)]
 
 
 def position_biased(questions: pd.DataFrame, seed: int = 0, rate: float = 0.4) -> list[np.ndarray]:
     """Answer the last option with probability `rate`, and else with the truth."""
     return [
-        rate * _one_hot(len(logits) - 1, len(logits)) + (1 - rate) * _softmax(logits)
+        rate * _one_hot(len(logits) - 1, len(logits)) + (1 - rate) * softmax(logits)
         for logits in _truth(questions)
     ]
 
@@ -104,7 +106,7 @@ def position_biased(questions: pd.DataFrame, seed: int = 0, rate: float = 0.4) -
 def label_biased(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> list[np.ndarray]:
     """Answer with the truth and a liking for some letters, the same in every question."""
     liking = np.random.default_rng(seed).normal(0, sd, LETTERS)
-    return [_softmax(logits + liking[: len(logits)]) for logits in _truth(questions)]
+    return [softmax(logits + liking[: len(logits)]) for logits in _truth(questions)]
 
 
 def response_table(
@@ -150,9 +152,8 @@ def response_table(
     logs = [np.log(np.maximum(p, FLOOR**2) * option_mass).astype(np.float32) for p in probabilities]
     frames = []
     for start in range(0, len(logs), CHUNK):
-        full = [
-            _with_tail(np.exp(row), tail, vocabulary_size) for row in logs[start : start + CHUNK]
-        ]
+        chosen = [np.exp(row) for row in logs[start : start + CHUNK]]
+        full = [with_tail(p, 1 - p.sum(), vocabulary_size, tail) for p in chosen]
         values = vocabulary_measures(torch.from_numpy(np.log(np.stack(full))))
         frames.append(pd.DataFrame({key: value.numpy() for key, value in values.items()}))
     return check_responses(
@@ -192,13 +193,3 @@ def _one_hot(position: int, n: int) -> np.ndarray:
     values = np.full(n, FLOOR)
     values[position] = 1 - (n - 1) * FLOOR
     return values
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    values = np.exp(logits - logits.max())
-    return values / values.sum()
-
-
-def _with_tail(options: np.ndarray, tail: float, size: int) -> np.ndarray:
-    weights = np.arange(1, size - len(options) + 1, dtype=float) ** -tail
-    return np.concatenate([options, weights * ((1 - options.sum()) / weights.sum())])

@@ -4,9 +4,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from pandas.io.formats.style import Styler
 
 from uqlib.measures import MEASURES, TOP_K, TOP_P
-from uqlib.studies import model_kind
 
 PALETTE = sns.color_palette("colorblind")
 DIVERGING = "vlag"
@@ -161,9 +161,9 @@ def model_boxes(answers: pd.DataFrame, measure: str, ax: Axes) -> Axes:
         Simulated models first, then base, then instruct models. Boxes hold the middle half of the
         questions, whiskers nine tenths of them.
     """
-    kinds = ("simulated zoo", "base", "instruct")
-    kind = answers["model"].map(model_kind).where(answers["data"] == "real", kinds[0])
-    table = answers.assign(kind=pd.Categorical(kind, kinds))
+    kinds = {"zoo": "simulated zoo", "base": "base", "instruct": "instruct"}
+    kind = pd.Categorical(answers["kind"].map(kinds), kinds.values())
+    table = answers.assign(kind=kind)
     sns.boxplot(
         table.sort_values("kind", kind="stable"),
         x=measure,
@@ -181,6 +181,22 @@ def model_boxes(answers: pd.DataFrame, measure: str, ax: Axes) -> Axes:
     ax.tick_params(axis="y", labelsize=8)
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=3, fontsize=8)
     return ax
+
+
+def source_table(sources: pd.DataFrame) -> Styler:
+    """Return the table of the data on a page, from `uqlib.studies.load_studies`, for display."""
+    return (
+        sources.style.hide()
+        .format(
+            {"lowest option mass": "{:.2g}", "highest option mass": "{:.2g}"},
+            precision=0,
+            na_rep="",
+        )
+        .set_caption(
+            "Data on this page. Option mass: the median over questions, of the model with the "
+            "least and the most."
+        )
+    )
 
 
 def say_absent(ax: Axes, what: str) -> None:

@@ -132,9 +132,13 @@ def _merge(prompts: list[list[int]], a: Batch, b: Batch, batch_tokens: int) -> B
 
 def _passes(prompts: list[list[int]], batch: Batch) -> tuple[int, int]:
     """Tokens in the pass over the beginnings, and in that over the rest."""
-    beginnings = {tuple(prompts[i][: batch.shared]) for i in batch.rows}
+    beginnings = _beginnings([prompts[i] for i in batch.rows], batch.shared)
     width = max(len(prompts[i]) for i in batch.rows) - batch.shared
     return len(beginnings) * batch.shared, len(batch.rows) * width
+
+
+def _beginnings(prompts: list[list[int]], shared: int) -> list[tuple[int, ...]]:
+    return sorted({tuple(prompt[:shared]) for prompt in prompts})
 
 
 def computed_tokens(prompts: list[list[int]], batches: list[Batch]) -> int:
@@ -151,7 +155,7 @@ def computed_tokens(prompts: list[list[int]], batches: list[Batch]) -> int:
     total, kept = 0, None
     for batch in batches:
         first, rest = _passes(prompts, batch)
-        beginnings = {tuple(prompts[i][: batch.shared]) for i in batch.rows}
+        beginnings = _beginnings([prompts[i] for i in batch.rows], batch.shared)
         total += rest + (first if beginnings != kept else 0)
         kept = beginnings
     return total
@@ -183,7 +187,7 @@ def next_token_log_probs(
     """
     cache = None
     if shared:
-        beginnings = sorted({tuple(prompt[:shared]) for prompt in prompts})
+        beginnings = _beginnings(prompts, shared)
         states = (read or prefix_reader(network))(tuple(beginnings))
         cache = _SharedPrefix(states, [beginnings.index(tuple(p[:shared])) for p in prompts])
     endings = [prompt[shared:] for prompt in prompts]

@@ -1,7 +1,7 @@
 """The playground: a page on which the reader shapes a distribution and sees every measure move.
 
 The page computes everything itself, by the transforms of two Vega-Lite charts whose parameters are
-bound to sliders, and holds the JavaScript it needs. `shaped_log_probs` is the same family of
+bound to sliders, and holds the JavaScript it needs. `playground_log_probs` is the same family of
 distributions in Python, so that the numbers of the page can be checked against `uqlib.measures`.
 """
 
@@ -25,6 +25,7 @@ from uqlib.measures import (
     choice_entropy,
     vocabulary_measures,
 )
+from uqlib.shapes import with_tail
 
 START = {"temperature": 1.0, "options": 4, "ratio": 0.6, "tail": 0.2, "vocabulary": 1000}
 VOCABULARIES = (20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -35,7 +36,7 @@ SIZES = [name for name in MEASURES if "size" in name]
 SHARES = [name for name in MEASURES if "size" not in name]
 
 
-def shaped_log_probs(
+def playground_log_probs(
     temperature: float, options: int, ratio: float, tail: float, vocabulary: int
 ) -> np.ndarray:
     """Log-probabilities of the playground's family of next-token distributions.
@@ -60,14 +61,13 @@ def shaped_log_probs(
 
     Examples
     --------
-    >>> np.exp(shaped_log_probs(1, 2, 0.5, 0.1, 4)).round(3)
+    >>> np.exp(playground_log_probs(1, 2, 0.5, 0.1, 4)).round(3)
     array([0.6  , 0.3  , 0.067, 0.033])
     """
     plausible = ratio ** np.arange(options)
-    other = 1 / np.arange(1, vocabulary - options + 1)
-    shares = [(1 - tail) * plausible / plausible.sum(), tail * other / other.sum()]
+    shares = with_tail((1 - tail) * plausible / plausible.sum(), tail, vocabulary)
     with np.errstate(divide="ignore"):
-        logits = np.log(np.concatenate(shares)) / temperature
+        logits = np.log(shares) / temperature
     return logits - np.logaddexp.reduce(logits)
 
 
@@ -79,7 +79,7 @@ def expected_measures(state: dict) -> dict[str, float]:
     >>> expected_measures(START | {"ratio": 1.0, "tail": 0.0})["top_p_size_95"]
     4.0
     """
-    log_probs = shaped_log_probs(**state)
+    log_probs = playground_log_probs(**state)
     values = vocabulary_measures(log_probs[None])
     values["choice_entropy"] = choice_entropy(log_probs[None, : state["options"]])
     return {name: values[name].item() for name in MEASURES}

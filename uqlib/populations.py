@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
+from scipy.stats import entropy
 from transformers import PreTrainedModel
 
 from uqlib.collect import BATCH_TOKENS, plan_collection, run_plan
@@ -233,7 +235,7 @@ def answer_frequency(choice_log_probs) -> np.ndarray:
     >>> answer_frequency(np.log([0.3, 0.2])).round(3)
     np.float64(0.6)
     """
-    return _renormalised(choice_log_probs).max(-1)
+    return softmax(np.asarray(choice_log_probs, float), axis=-1).max(-1)
 
 
 def population_variance(choice_log_probs) -> float:
@@ -260,7 +262,7 @@ def population_variance(choice_log_probs) -> float:
     >>> population_variance(np.log([[1 - 1e-9, 1e-9], [1e-9, 1 - 1e-9]])).round(6)
     np.float64(0.25)
     """
-    return _renormalised(choice_log_probs).var(axis=0).mean()
+    return softmax(np.asarray(choice_log_probs, float), axis=-1).var(axis=0).mean()
 
 
 def population_measures(responses: pd.DataFrame) -> pd.DataFrame:
@@ -287,17 +289,18 @@ def population_measures(responses: pd.DataFrame) -> pd.DataFrame:
     keys = ["model", "dataset", "question_id"]
     rows = []
     for key, answers in responses.groupby(keys, sort=False):
-        p = _renormalised(np.stack(list(answers["choice_log_probs"])))
+        log_probs = np.stack(list(answers["choice_log_probs"]))
+        p = softmax(log_probs.astype(float), axis=-1)
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 "n_choices": p.shape[1],
                 "members": len(p),
                 "predicted": p.mean(axis=0).argmax(),
-                "population_variance": p.var(axis=0).mean(),
+                "population_variance": population_variance(log_probs),
                 "population_agreement": np.bincount(p.argmax(axis=1)).max() / len(p),
-                "population_entropy": _entropy(p.mean(axis=0)),
-                "member_entropy": _entropy(p).mean(),
+                "population_entropy": entropy(p.mean(axis=0)) / np.log(p.shape[1]),
+                "member_entropy": entropy(p, axis=1).mean() / np.log(p.shape[1]),
             }
         )
     table = pd.DataFrame(rows)
@@ -313,14 +316,3 @@ def _times(mask: torch.Tensor):
         return output * mask.to(output)
 
     return hook
-
-
-def _renormalised(choice_log_probs) -> np.ndarray:
-    log_probs = np.asarray(choice_log_probs, dtype=float)
-    weights = np.exp(log_probs - log_probs.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def _entropy(p: np.ndarray) -> np.ndarray:
-    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
-    return -(p * logs).sum(axis=-1) / np.log(p.shape[-1])

@@ -15,6 +15,33 @@ FAMILIES = {
 }
 
 
+def with_tail(plausible: np.ndarray, tail: float, size: int, exponent: float = 1) -> np.ndarray:
+    """Add a tail to plausible tokens: all others, falling off by a power law of their rank.
+
+    Parameters
+    ----------
+    plausible : ndarray
+        Probabilities of the tokens that come first.
+    tail : float
+        Probability of all other tokens together.
+    size : int
+        V, more than the plausible ones.
+    exponent : float
+        1 is Zipf's law, 0 is flat.
+
+    Returns
+    -------
+    ndarray of float64, shape (V,)
+
+    Examples
+    --------
+    >>> with_tail(np.array([0.7]), 0.3, size=3)
+    array([0.7, 0.2, 0.1])
+    """
+    others = np.arange(1, size - len(plausible) + 1, dtype=float) ** -exponent
+    return np.concatenate([plausible, tail * others / others.sum()])
+
+
 def shaped_log_probs(
     options: int = 4, tail: float = 0.1, temperature: float = 1, size: int = SIZE
 ) -> torch.Tensor:
@@ -40,9 +67,8 @@ def shaped_log_probs(
     >>> shaped_log_probs(options=2, tail=0.25, size=3).exp()
     tensor([0.5000, 0.2500, 0.2500])
     """
-    first = 1 / torch.arange(1, options + 1, dtype=torch.float64)
-    others = 1 / torch.arange(1, size - options + 1, dtype=torch.float64)
-    weights = torch.cat([(1 - tail) * first / first.sum(), tail * others / others.sum()])
+    first = 1 / np.arange(1, options + 1)
+    weights = torch.from_numpy(with_tail((1 - tail) * first / first.sum(), tail, size))
     return (weights.log() / temperature).log_softmax(-1).float()
 
 

@@ -36,8 +36,8 @@ def load_studies(
     Returns
     -------
     responses : DataFrame
-        Joined to their questions, with columns `study` and `data` (simulated or real); one row a
-        model and question.
+        Joined to their questions, with columns `study`, `data` (simulated or real) and `kind` (zoo;
+        base or instruct, for real models); one row a model and question.
     sources : DataFrame
         One row a study and data set: `study`, `dataset`, `models`, `questions`, the lowest and the
         highest median option mass of a model, `data` (simulated, real or absent).
@@ -56,7 +56,10 @@ def load_studies(
             found = list(_on_the_spot(study, need))
         for frame in found:
             simulated = (frame["source"] == "simulated").all()
-            frames.append(frame.assign(study=study, data="simulated" if simulated else "real"))
+            data, kind = (
+                ("simulated", "zoo") if simulated else ("real", frame["model"].map(model_kind))
+            )
+            frames.append(frame.assign(study=study, data=data, kind=kind))
             sources.append(_source(frames[-1]))
         if not found:
             sources.append({"study": study, "data": "absent"})

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from uqlib.questions.common import attrition
-from uqlib.questions.schema import LETTERS, check_questions, question_ids
+from uqlib.questions.common import checked_table
+from uqlib.questions.schema import LETTERS
 
 
 def load_coane(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -50,8 +50,7 @@ def load_coane(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for row, right in zip(table.itertuples(), published["Correct_Answer_Text"], strict=True):
         if row.choices[row.answer] != right:
             raise ValueError(f"{row.source}: {row.choices[row.answer]!r} is not {right!r}")
-    table = check_questions(table.assign(question_id=question_ids(table)))
-    return table, attrition([("read", "questions", len(table))])
+    return checked_table(table)
 
 
 def _answer(letter: str, row: int) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from uqlib.artifacts import sha256_of
+from uqlib.questions.schema import check_questions, question_ids
 
 REFUSALS = (
     "don't know/refused",
@@ -93,6 +94,30 @@ def attrition(steps: list[tuple[str, str, int]]) -> pd.DataFrame:
     report = pd.DataFrame(steps, columns=["step", "unit", "left"])
     before = report.groupby("unit")["left"].shift()
     return report.assign(dropped=before.fillna(report["left"]).sub(report["left"]).astype(int))
+
+
+def checked_table(
+    table: pd.DataFrame, steps: list[tuple[str, str, int]] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what every loader returns: the checked question table and the report.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As for `uqlib.questions.schema.check_questions`; without `question_id`, ids are made from
+        the content.
+    steps : list of (step, unit, left), optional
+        For `attrition`; by default, all questions were read and none was dropped.
+
+    Raises
+    ------
+    ValueError
+        If a row is malformed; the message names it.
+    """
+    if "question_id" not in table:
+        table = table.assign(question_id=question_ids(table))
+    table = check_questions(table)
+    return table, attrition(steps or [("read", "questions", len(table))])
 
 
 def shuffle_choices(table: pd.DataFrame, seed: int) -> pd.DataFrame:

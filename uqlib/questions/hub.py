@@ -5,8 +5,8 @@ import re
 
 import pandas as pd
 
-from uqlib.questions.common import attrition, is_refusal
-from uqlib.questions.schema import LETTERS, check_questions, question_ids
+from uqlib.questions.common import checked_table, is_refusal
+from uqlib.questions.schema import LETTERS
 
 PLACES = {
     "mmlu": {"path": "cais/mmlu", "name": "all"},
@@ -227,11 +227,7 @@ def load_subpop(rows: list[dict], attribute: str, group: str) -> tuple[pd.DataFr
 def _checked(questions: list[dict], report: list | None = None):
     if not questions:
         raise ValueError("no question is left")
-    table = pd.DataFrame(questions)
-    if "question_id" not in table:
-        table["question_id"] = question_ids(table)
-    table = check_questions(table)
-    return table, attrition(report or [("read", "questions", len(table))])
+    return checked_table(pd.DataFrame(questions), report)
 
 
 def _literal(cell, place: str):

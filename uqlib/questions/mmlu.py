@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from uqlib.paths import display_path
-from uqlib.questions.common import attrition, read_text
-from uqlib.questions.schema import LETTERS, check_questions, question_ids
+from uqlib.questions.common import checked_table, read_text
+from uqlib.questions.schema import LETTERS
 
 
 def load_mmlu(folder: Path, split: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -47,8 +47,7 @@ def load_mmlu(folder: Path, split: str = "test") -> tuple[pd.DataFrame, pd.DataF
         raise FileNotFoundError(f"no *_{split}.csv in {display_path(folder)}")
     table = pd.DataFrame([row for file in files for row in _rows(file, split)])
     table["dataset"] = "mmlu" if split == "test" else f"mmlu_{split}"
-    table = check_questions(table.assign(question_id=question_ids(table)))
-    return table, attrition([("read", "questions", len(table))])
+    return checked_table(table)
 
 
 def _rows(file: Path, split: str):

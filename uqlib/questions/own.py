@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from uqlib.artifacts import read_parquet
-from uqlib.questions.common import attrition, read_text
-from uqlib.questions.schema import check_questions, question_ids
+from uqlib.questions.common import checked_table, read_text
 
 WIDE = ("question", "options", "shares")
 LONG = ("question", "option", "share")
@@ -78,10 +77,7 @@ def load_own(
     table = pd.DataFrame(questions).assign(dataset=dataset, answer=None)
     if names["id"] in found:
         table["question_id"] = [f"{dataset}-{name}" for name in table["id"]]
-    else:
-        table["question_id"] = question_ids(table)
-    table = check_questions(table)
-    return table, attrition([("read", "questions", len(table))])
+    return checked_table(table)
 
 
 def _read_rows(file: Path, encoding: str) -> list[dict]:

@@ -8,8 +8,8 @@ import pyreadstat
 import yaml
 
 from uqlib.paths import data_folder
-from uqlib.questions.common import attrition, is_refusal
-from uqlib.questions.schema import LETTERS, check_questions
+from uqlib.questions.common import checked_table, is_refusal
+from uqlib.questions.schema import LETTERS
 
 SURVEY_KEYS = {"file", "weight", "variables"}
 
@@ -57,7 +57,7 @@ def load_pew(surveys: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
         weights = np.array(question.pop("weights"))
         question["human_shares"] = weights / weights.sum()
     table = pd.DataFrame(questions).assign(dataset="pew", answer=None)
-    return check_questions(table), attrition(report)
+    return checked_table(table, report)
 
 
 _STEPS = [

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from uqlib.questions.common import attrition
-from uqlib.questions.schema import check_questions, question_ids
+from uqlib.questions.common import checked_table
 
 
 def load_protoqa(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -46,5 +45,4 @@ def load_protoqa(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             "source": [f"protoqa_data.parquet:{row}" for row in range(1, len(published) + 1)],
         }
     )
-    table = check_questions(table.assign(question_id=question_ids(table)))
-    return table, attrition([("read", "questions", len(table))])
+    return checked_table(table)
