@@ -155,7 +155,9 @@ rule published_outputs:
         results=directory(f"{RESULTS}/74_published_outputs"),
         tables=PUBLISHED_FILES,
     params:
-        parameters=parameters("74_published_outputs", responses=RESPONSES, questions=QUESTIONS),
+        parameters=parameters(
+            "74_published_outputs", responses=RESPONSES, sources=",".join(PROFILE["published"])
+        ),
     shell:
         RUN
 

@@ -11,6 +11,7 @@ RESPONDERS = [
     controls.blind,
     controls.blind_to_count,
     controls.always_first,
+    controls.in_order,
     controls.oracle,
     controls.noisy,
     controls.position_biased,
@@ -30,7 +31,7 @@ def test_probabilities_fit_the_options_and_seeds_reproduce(responder, questions)
 
 def test_responders_without_content_do_not_see_the_truth(questions):
     other = questions.assign(human_shares=[np.array(s)[::-1] for s in questions.human_shares])
-    for responder in (controls.uniform, controls.blind, controls.blind_to_count):
+    for responder in (controls.uniform, controls.blind, controls.blind_to_count, controls.in_order):
         for p, q in zip(responder(questions), responder(other), strict=True):
             assert np.array_equal(p, q)
 

@@ -63,6 +63,18 @@ def always_first(questions: pd.DataFrame, seed: int = 0) -> list[np.ndarray]:
     return [_one_hot(0, len(choices)) for choices in questions["choices"]]
 
 
+def in_order(questions: pd.DataFrame, seed: int = 0) -> list[np.ndarray]:
+    """Like each option half as much as the one before it, whatever they say.
+
+    Examples
+    --------
+    >>> in_order(pd.DataFrame({"choices": [["tea", "coffee", "milk"]]}))[0].round(3)
+    array([0.571, 0.286, 0.143])
+    """
+    weights = [0.5 ** np.arange(len(choices)) for choices in questions["choices"]]
+    return [w / w.sum() for w in weights]
+
+
 def oracle(questions: pd.DataFrame, seed: int = 0, temperature: float = 1.0) -> list[np.ndarray]:
     """Answer with the truth: the human shares, or the right answer where there are none.
 

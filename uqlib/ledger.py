@@ -63,7 +63,7 @@ def judge(claim: dict, results: Path) -> dict:
         From `read_claims`. The value is the only row of ``table`` that matches ``select``, in
         ``column``. The rule `equals` is met within ``tolerance`` of ``published``, `at_least` and
         `at_most` on its one side; the verdict is then ``if_met``, otherwise ``if_not``. Where the
-        build lacks the study that is selected, the claim is not testable here.
+        build lacks the study or the data set that is selected, the claim is not testable here.
     results : Path
         Folder of the result tables.
 
@@ -81,9 +81,9 @@ def judge(claim: dict, results: Path) -> dict:
     if claim["rule"] == "not_testable" or not path.exists():
         return {"ours": np.nan, "verdict": "not testable here"}
     table = pd.read_csv(path)
-    study = claim["select"].get("study")
-    if study and study not in set(table["study"]):
-        return {"ours": np.nan, "verdict": "not testable here"}
+    for column in {"study", "dataset"} & claim["select"].keys():
+        if claim["select"][column] not in set(table[column]):
+            return {"ours": np.nan, "verdict": "not testable here"}
     for column, value in claim["select"].items():
         table = table[table[column] == value]
     if len(table) != 1:

@@ -19,7 +19,7 @@ SLICE = 300
 
 
 def load_studies(
-    studies: str, need: str, responses: str = "", questions: str = ""
+    studies: str, need: str, responses: str = "", questions: str = "", without: str = ""
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the responses of several studies to every data set that has what the analysis needs.
 
@@ -32,6 +32,8 @@ def load_studies(
     responses, questions : str
         Folders; empty for those of the built book. Where a study has no responses there, `zoo` is
         asked a few hundred questions on the spot, and `published` is read from the data folder.
+    without : str
+        Data sets to leave out, separated by commas.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def load_studies(
     tables = resolve(questions or f"{BUILT}/questions")
     frames, sources = [], []
     for study in studies.split(","):
-        found = list(_built(study, need, folder, tables))
+        found = list(_built(study, need, folder, tables, without.split(",")))
         if not found and not responses:
             found = list(_on_the_spot(study, need))
         for frame in found:
@@ -78,8 +80,10 @@ def zoo_models() -> list[str]:
     return [f"zoo/{f.name}" for f in sorted(folders, key=lambda f: (sizes[f], f.name))]
 
 
-def _built(study: str, need: str, responses: Path, questions: Path):
+def _built(study: str, need: str, responses: Path, questions: Path, without: list[str]):
     for path in sorted(questions.glob("*.parquet")):
+        if path.stem in without:
+            continue
         table = read_parquet(path)
         asked = read_responses(responses, study, path.stem)
         if table[need].notna().all() and len(asked):

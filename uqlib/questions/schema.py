@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow
-from scipy.stats import entropy
+from scipy.special import entr
 
 from uqlib.artifacts import sha256_of
 
@@ -155,7 +155,12 @@ def human_entropy(shares) -> np.ndarray:
     >>> human_entropy([[0.5, 0.5], [1.0, 0.0, 0.0]]).round(4)
     array([0.6931, 0.    ])
     """
-    return np.array([np.nan if row is None else entropy(row) for row in shares])
+    rows = [[np.nan] if row is None else row for row in shares]
+    lengths = [len(row) for row in rows]
+    starts = np.cumsum([0, *lengths[:-1]])
+    values = np.concatenate(rows, dtype=float)
+    values /= np.repeat(np.add.reduceat(values, starts), lengths)
+    return np.add.reduceat(entr(values), starts)
 
 
 def _row_problem(row) -> str | None:
