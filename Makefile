@@ -22,6 +22,7 @@ data: .venv/ready
 	.venv/bin/python -m uqlib.pipeline data
 
 bench: .venv/ready .venv-peers/ready
+	.venv/bin/python benchmarks/alignment.py
 	.venv/bin/python benchmarks/measures.py
 	.venv/bin/python benchmarks/collect.py
 

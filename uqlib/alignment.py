@@ -549,7 +549,7 @@ def _agreement(part: pd.DataFrame) -> dict:
         "chance": chance.mean(),
         "p": poisson_binomial_tail(count, chance),
         "habit": expected / questions,
-        "p_habit": 2 * stats.norm.sf(abs(z_habit)),
+        "p_habit": max(2 * stats.norm.sf(abs(z_habit)), TINY) if moved else np.nan,
         "published_agreement": first.mean(),
         "published_chance": published_chance,
         "z": z,

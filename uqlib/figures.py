@@ -94,7 +94,7 @@ def interval_plot(
         The columns of the horizontal and the vertical axis; rows in order of appearance.
     ax : Axes
     hue : str, optional
-        Colour and marker by this column, side by side within a row.
+        Colour and marker by this column, side by side where a row has several.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def interval_plot(
     rows = list(dict.fromkeys(table[row]))
     groups = [(None, table)] if hue is None else list(table.groupby(hue, sort=False))
     for number, (name, group) in enumerate(groups):
-        shift = 0.5 * ((number + 0.5) / len(groups) - 0.5)
+        shift = 0.5 * ((number + 0.5) / len(groups) - 0.5) if table[row].duplicated().any() else 0
         ax.errorbar(
             group[value],
             [rows.index(r) + shift for r in group[row]],
