@@ -2,10 +2,11 @@
 
     make bench
 
-Ten models, sixteen measures, four scalings, as many questions as ProtoQA; simulated, because the cost
-does not depend on the values. The loop draws questions, scales and calls `scipy.stats.pearsonr`, for
-each replicate, model, measure and scaling; a few replicates are timed and the rest follow. Both are
-given the same data frames. Writes ``benchmarks/results/alignment_cpu.json``, which chapter 32 shows.
+Ten models, sixteen measures, four scalings, as many questions as ProtoQA; simulated, because the
+cost does not depend on the values. The loop draws questions, scales and calls
+`scipy.stats.pearsonr`, for each replicate, model, measure and scaling; a few replicates are timed
+and the rest follow. Both are given the same data frame. Writes
+``benchmarks/results/alignment_cpu.json``, which chapter 32 shows.
 """
 
 import argparse

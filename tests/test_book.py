@@ -109,7 +109,8 @@ def test_the_playground_works_from_a_file_and_agrees_with_uqlib(browser):
 
 
 def test_both_studies_are_on_the_analysis_pages_and_marked():
-    for chapter in ("32_uncertainty_alignment", "40_correctness_correlation"):
+    alignment = ("30_answer_agreement", "31_preference_order", "32_uncertainty_alignment")
+    for chapter in (*alignment, "40_correctness_correlation"):
         page = (BUILD / "html/notebooks" / f"{chapter}.html").read_text()
         assert "Simulated zoo" in page and "Published outputs of real models" in page
         absent = "absent from this build" in said(chapter)
@@ -117,11 +118,10 @@ def test_both_studies_are_on_the_analysis_pages_and_marked():
 
 
 def test_the_zoo_is_found_to_be_aligned_and_ln_n_passes_too():
-    # The base model was trained on the population; the true correlation is high by design.
+    # Base models were trained on the population; the true correlation is high by design.
     table = pd.read_csv(BUILD / "results/32_uncertainty_alignment/alignment.csv")
-    row = table[(table.study == "zoo") & (table.model == "llama-0.3m-base")
-                & (table.measure == "choice_entropy")].set_index("scaling")  # fmt: skip
-    assert row.r["within_n"] > 0.6
+    rows = table[(table.study == "zoo") & (table.measure == "choice_entropy")]
+    assert rows[rows.scaling == "within_n"].r.max() > 0.6
     baselines = pd.read_csv(BUILD / "results/32_uncertainty_alignment/baselines.csv")
     assert baselines.log_n_r.iloc[0] > 0.6
 

@@ -59,6 +59,14 @@ def test_a_claim_on_a_study_that_is_absent_is_not_testable(results):
         judge(claim(select={"study": "zoo", "measure": "typo"}), results)
 
 
+def test_a_claim_on_a_data_set_that_is_absent_is_not_testable(results):
+    table = pd.DataFrame({"study": ["zoo"], "dataset": ["world"], "r": [0.5]})
+    table.to_csv(results / "nb/t.csv", index=False)
+    absent = {"study": "zoo", "dataset": "protoqa"}
+    assert judge(claim(select=absent), results)["verdict"] == "not testable here"
+    assert judge(claim(select=absent | {"dataset": "world"}), results)["verdict"] == "reproduced"
+
+
 def test_a_claim_must_select_one_value(results):
     with pytest.raises(ValueError, match=r"X-1: .* selects 2 rows"):
         judge(claim(select={"measure": "b"}), results)

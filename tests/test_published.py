@@ -6,6 +6,7 @@ from uqlib.measures import TOP_K, TOP_P
 from uqlib.paths import data_folder
 from uqlib.published import load_published, prompt_endings, published_models
 from uqlib.questions.coane import load_coane
+from uqlib.questions.protoqa import load_protoqa
 from uqlib.questions.sources import missing_files
 
 
@@ -91,3 +92,14 @@ def test_all_thirty_real_files_are_imported():
     assert len(braces) == 15 and all("Ins" in m or "Chat" in m for m in braces)
     for model in models[::10]:
         assert len(load_published(folder, model, table)) == 421
+
+
+@pytest.mark.skipif(bool(missing_files("protoqa")), reason="ProtoQA is not in the data folder")
+def test_the_ten_models_of_the_paper_are_imported():
+    folder = data_folder() / "published/protoqa"
+    table, _ = load_protoqa(folder)
+    models = published_models(folder)
+    assert (len(models), len(table)) == (10, 8724)
+    assert sum(prompt_endings(folder, m).index[0] == "{" for m in models) == 5
+    responses = load_published(folder, models[0], table)
+    assert set(responses.n_choices) == set(range(2, 10))

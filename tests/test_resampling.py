@@ -8,7 +8,9 @@ from scipy import stats
 
 from uqlib.resampling import (
     bootstrap_weights,
+    group_moments,
     interval,
+    moments_correlation,
     weighted_pearson,
     weighted_ranks,
     weighted_spearman,
@@ -90,3 +92,29 @@ def test_intervals_cover_a_known_correlation():
         low, high = interval(weighted_pearson(x[None], y, bootstrap_weights(80, 300, seed)))
         covered += low[0] <= 0.5 <= high[0]
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_scaled_groups_match_scaled_values():
+    # One pass over the data gives the correlation of x and y times any function of the group.
+    groups = np.sort(RNG.integers(2, 6, 80))
+    x, y = RNG.uniform(size=(3, 80)) + 5, RNG.uniform(size=80)
+    weights = bootstrap_weights(80, 10, seed=4)
+    factors = np.log(np.unique(groups))[:, None]
+    moments = group_moments(x, y, weights, groups)
+    ours = moments_correlation(moments, factors, factors**2)
+    values = weighted_pearson(x * np.log(groups), y * np.log(groups) ** 2, weights)
+    np.testing.assert_allclose(ours, values, atol=1e-12)
+
+
+def test_unsorted_groups_and_empty_replicates_of_a_group():
+    groups = np.array([3, 2, 3, 2, 5])
+    x, y = RNG.normal(size=(2, 5)), RNG.normal(size=5)
+    weights = np.array([[1.0, 1, 1, 1, 1], [2, 0, 2, 1, 0]])
+    moments = group_moments(x, y, weights, groups)
+    assert moments.weight[:, :, 0].tolist() == [[2, 2, 1], [1, 4, 0]]
+    order = np.argsort(groups, kind="stable")
+    again = weighted_pearson(x[:, order], y[order], weights[:, order], groups[order])
+    np.testing.assert_allclose(weighted_pearson(x, y, weights, groups), again)
+    copies = np.repeat(np.arange(5), weights[1].astype(int))
+    expected = stats.pearsonr(x[0, copies], y[copies]).statistic
+    assert moments_correlation(moments)[1, 0] == pytest.approx(expected)

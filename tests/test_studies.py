@@ -37,6 +37,12 @@ def test_an_absent_study_is_named_as_absent(folders):
     assert sources.set_index("study").data["published"] == "absent"
 
 
+def test_data_sets_can_be_left_out(folders):
+    answers, sources = load_studies("zoo,mine", "human_shares", **folders, without="mine_questions")
+    assert set(answers.dataset) == {"zoo_questions"}
+    assert sources.set_index("study").data["mine"] == "absent"
+
+
 def test_truth_must_be_known_first(folders):
     with pytest.raises(ValueError, match="none of the studies mine has simulated questions"):
         load_studies("mine", "answer", **folders)

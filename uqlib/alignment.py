@@ -7,7 +7,6 @@ answers, of the orders of the options, and of uncertainties over questions.
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
 from uqlib.measures import MEASURES, TOP_P
@@ -499,8 +498,9 @@ def holm(p) -> np.ndarray:
     p = np.asarray(p, dtype=float)
     corrected = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
-    if tested.any():
-        corrected[tested] = multipletests(p[tested], method="holm")[1]
+    order = np.flatnonzero(tested)[np.argsort(p[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.maximum.accumulate(p[order] * factors).clip(max=1)
     return corrected
 
 
@@ -596,7 +596,7 @@ def _raw_rows() -> np.ndarray:
 
 
 def _scale_of_x(scaling: str, ln_n: np.ndarray) -> np.ndarray:
-    """What multiplies each measure, as columns: ln n for all, for choice entropy, or nothing."""
+    """Return the factor of each measure (columns) at each n: ln n (for choice entropy only) or 1."""
     scale = np.ones((len(ln_n), len(MEASURES)))
     if scaling == "published":
         scale *= ln_n
