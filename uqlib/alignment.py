@@ -596,7 +596,7 @@ def _raw_rows() -> np.ndarray:
 
 
 def _scale_of_x(scaling: str, ln_n: np.ndarray) -> np.ndarray:
-    """Return the factor of each measure (columns) at each n: ln n (for choice entropy only) or 1."""
+    """Return the factor of each measure (columns) at each n: 1, or ln n."""
     scale = np.ones((len(ln_n), len(MEASURES)))
     if scaling == "published":
         scale *= ln_n
