@@ -109,6 +109,51 @@ def label_biased(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> lis
     return [softmax(logits + liking[: len(logits)]) for logits in _truth(questions)]
 
 
+def knows_its_errors(
+    questions: pd.DataFrame, seed: int = 0, accuracy: float = 0.6
+) -> list[np.ndarray]:
+    """Be sure and right, or unsure and wrong: uncertainty tells the two apart without fail.
+
+    Errors fall on the other options evenly, so that no letter is preferred, sure or unsure.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        With an answer.
+    seed : int
+    accuracy : float
+        Probability of being right.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for answer, choices in zip(questions["answer"], questions["choices"], strict=True):
+        right = rng.random() < accuracy
+        error = (answer + rng.integers(1, len(choices))) % len(choices)
+        rows.append(_leaning(answer if right else error, len(choices), right, rng))
+    return rows
+
+
+def biased_when_unsure(
+    questions: pd.DataFrame, seed: int = 0, rate: float = 0.5
+) -> list[np.ndarray]:
+    """Guess, sure of any option or unsure and for the first: uncertainty says nothing of errors.
+
+    Parameters
+    ----------
+    questions : DataFrame
+    seed : int
+    rate : float
+        Probability of being unsure.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for choices in questions["choices"]:
+        sure = rng.random() >= rate
+        position = rng.integers(len(choices)) if sure else 0
+        rows.append(_leaning(position, len(choices), sure, rng))
+    return rows
+
+
 def response_table(
     questions: pd.DataFrame,
     probabilities: list[np.ndarray],
@@ -187,6 +232,12 @@ def _truth(questions: pd.DataFrame) -> list[np.ndarray]:
             raise ValueError(f"question {row.question_id} has neither human shares nor an answer")
         logits.append(np.log(np.maximum(truth, FLOOR)))
     return logits
+
+
+def _leaning(position: int, n: int, sure: bool, rng: np.random.Generator) -> np.ndarray:
+    """Probabilities that are nearly even, or nearly all on one position."""
+    lean = rng.uniform(0.7, 0.95) if sure else rng.uniform(0.05, 0.3)
+    return np.full(n, (1 - lean) / n) + lean * np.eye(n)[position]
 
 
 def _one_hot(position: int, n: int) -> np.ndarray:
