@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
+from scipy.stats import false_discovery_control
 
 from uqlib.alignment import correlation_p, holm
 from uqlib.measures import MEASURES, TOP_K
@@ -276,16 +277,20 @@ def calibration_error_interval(
 ) -> tuple[float, float]:
     """Interval (95 %) of the calibration error over questions, bins and confidences held fixed.
 
-    Like the estimate it is biased upwards in small samples: no absolute value is ever negative.
+    A resampled error is larger than the estimate on average, because no absolute value is ever
+    negative; the percentile interval is moved down by that difference, and ends at 0.
     """
     gaps = np.zeros((len(index), int(np.max(index)) + 1))
     gaps[np.arange(len(index)), index] = np.asarray(correct, dtype=float) - confidence
-    drawn = [
-        np.abs(weights @ gaps).sum(axis=1) / len(index)
-        for weights in bootstrap_blocks(len(index), replicates, seed)
-    ]
-    low, high = interval(np.concatenate(drawn))
-    return float(low), float(high)
+    drawn = np.concatenate(
+        [
+            np.abs(weights @ gaps).sum(axis=1) / len(index)
+            for weights in bootstrap_blocks(len(index), replicates, seed)
+        ]
+    )
+    bias = drawn.mean() - calibration_error(confidence, correct, index)
+    low, high = interval(drawn)
+    return max(float(low - bias), 0.0), float(high - bias)
 
 
 def uncertainty(responses: pd.DataFrame, measure: str) -> np.ndarray:
@@ -298,6 +303,22 @@ def uncertainty(responses: pd.DataFrame, measure: str) -> np.ndarray:
     """
     values = responses[measure].to_numpy(dtype=float)
     return 1 - values if measure == "top1_probability" else values
+
+
+def benjamini_hochberg(p) -> np.ndarray:
+    """Benjamini-Hochberg-corrected p-values over one family; NaN stays NaN and does not count.
+
+    Examples
+    --------
+    >>> benjamini_hochberg([0.01, 0.04, np.nan])
+    array([0.02, 0.04,  nan])
+    """
+    p = np.asarray(p, dtype=float)
+    corrected = np.full(len(p), np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        corrected[tested] = false_discovery_control(p[tested])
+    return corrected
 
 
 def check_answers(responses: pd.DataFrame) -> None:

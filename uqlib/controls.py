@@ -114,23 +114,39 @@ def knows_its_errors(
 ) -> list[np.ndarray]:
     """Be sure and right, or unsure and wrong: uncertainty tells the two apart without fail.
 
-    Errors fall on the other options evenly, so that no letter is preferred, sure or unsure.
+    The wrong answers exchange their right letters among themselves, so that every letter is given
+    exactly as often as it is right, both when sure and when unsure.
 
     Parameters
     ----------
     questions : DataFrame
-        With an answer.
+        With answers, and the same number of options throughout.
     seed : int
     accuracy : float
         Probability of being right.
+
+    Raises
+    ------
+    ValueError
+        If the questions differ in their number of options, or one letter is right in more than
+        half of the questions answered wrongly.
     """
+    counts = questions["choices"].map(len).to_numpy()
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"questions have {counts.min()} to {counts.max()} options; one number only"
+        )
     rng = np.random.default_rng(seed)
-    rows = []
-    for answer, choices in zip(questions["answer"], questions["choices"], strict=True):
-        right = rng.random() < accuracy
-        error = (answer + rng.integers(1, len(choices))) % len(choices)
-        rows.append(_leaning(answer if right else error, len(choices), right, rng))
-    return rows
+    answer = questions["answer"].to_numpy(dtype=int)
+    sure = rng.random(len(answer)) < accuracy
+    wrong = np.flatnonzero(~sure)
+    wrong = wrong[np.argsort(answer[wrong], kind="stable")]
+    commonest = np.bincount(answer[wrong], minlength=1).max()
+    if 2 * commonest > len(wrong):
+        raise ValueError(f"one letter is right in {commonest} of {len(wrong)} wrong answers")
+    given = answer.copy()
+    given[wrong] = np.roll(answer[wrong], commonest)
+    return [_leaning(*row, rng) for row in zip(given, counts, sure, strict=True)]
 
 
 def biased_when_unsure(

@@ -82,9 +82,15 @@ def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: f
 
 
 def subject_grid(
-    table: pd.DataFrame, value: str, row: str, ax: Axes, label: str, limits: tuple = (-1, 1)
+    table: pd.DataFrame,
+    value: str,
+    row: str,
+    subjects: list[str],
+    ax: Axes,
+    label: str,
+    limits: tuple[float, float] = (-1, 1),
 ) -> Axes:
-    """Draw one value for every row and subject as a heat map, subjects from easy to hard.
+    """Draw one value for every row and subject as a heat map.
 
     Cells without a value are grey; `+` marks those where every answer is right, `-` where every
     answer is wrong.
@@ -94,6 +100,8 @@ def subject_grid(
     table : DataFrame
         Columns `subject`, `accuracy`, `row` and `value`; rows are drawn in order of appearance.
     value, row : str
+    subjects : list of str
+        The columns, in order.
     ax : Axes
     label : str
         What the colour means.
@@ -104,7 +112,6 @@ def subject_grid(
     -------
     Axes
     """
-    subjects = table.groupby("subject")["accuracy"].mean().sort_values(ascending=False).index
     rows = list(dict.fromkeys(table[row]))
     pick = lambda name: table.pivot(index=row, columns="subject", values=name).loc[rows, subjects]
     grid, accuracy = pick(value), pick("accuracy")
@@ -121,7 +128,7 @@ def subject_grid(
         cbar_kws={"shrink": 0.9, "aspect": 12},
     )
     for i, j in zip(*(grid.isna() & (marks != "")).to_numpy().nonzero(), strict=True):
-        ax.text(j + 0.5, i + 0.5, marks.iat[i, j], ha="center", va="center", fontsize=7)
+        ax.text(j + 0.5, i + 0.5, marks.iloc[i, j], ha="center", va="center", fontsize=7)
     ax.set(xlabel="", ylabel="", facecolor="lightgrey")
     ax.set_title(label)
     ax.tick_params(length=0, labelsize=8 if len(subjects) < 30 else 6.5)

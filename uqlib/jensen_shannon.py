@@ -170,20 +170,21 @@ def split_margins(
     share = 0.5 if n_high is None else n_high / table.sum()
     last = binom.pmf(np.arange(counts[-1] + 1), counts[-1], share)
     inverses = [_inverse_binomial(count, share) for count in counts]
+    batch = min(BATCH, 4 * size)
     given, right, kept = [], [], 0
     while kept < size:
-        margins = np.zeros((2, len(table), BATCH), dtype=int)
+        margins = np.zeros((2, len(table), batch), dtype=int)
         for row, column, inverse in zip(rows[:-1], columns[:-1], inverses, strict=False):
-            drawn = _draw(*inverse, BATCH, rng)
+            drawn = _draw(*inverse, batch, rng)
             margins[0, row] += drawn
             margins[1, column] += drawn
         if n_high is None:
-            left, keep = _draw(*inverses[-1], BATCH, rng), slice(None)
+            left, keep = _draw(*inverses[-1], batch, rng), slice(None)
         else:
             left = n_high - margins[0].sum(axis=0)
             possible = (left >= 0) & (left <= counts[-1])
             chance = np.where(possible, last.take(left, mode="clip"), 0)
-            keep = np.flatnonzero(rng.random(BATCH) * last.max() < chance)
+            keep = np.flatnonzero(rng.random(batch) * last.max() < chance)
         margins[0, rows[-1]] += left
         margins[1, columns[-1]] += left
         given.append(margins[0][:, keep])

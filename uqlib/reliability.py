@@ -97,7 +97,9 @@ def reliability_table(confidence, correct, index) -> pd.DataFrame:
         accuracy=("correct", "mean"), right=("correct", "sum"),
     )  # fmt: skip
     low, high = proportion_confint(table.pop("right"), table["questions"], method="wilson")
-    return table.assign(low=low, high=high).reset_index()
+    table["low"] = np.minimum(low, table["accuracy"])
+    table["high"] = np.maximum(high, table["accuracy"])
+    return table.reset_index()
 
 
 def brier_decomposition(confidence, correct, index) -> dict[str, float]:
