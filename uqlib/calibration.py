@@ -24,6 +24,7 @@ CALIBRATED = (
 """The nine measures whose calibration Moore et al. (2025) examine, in the order of their tables."""
 
 BLOCK = 2**21
+TOLERANCE = 1e-9
 
 
 def correctness_correlation(
@@ -100,7 +101,9 @@ def published_confidence(values, bins: int = 10) -> tuple[np.ndarray, np.ndarray
     index : ndarray of int, shape (n,)
         The bin of each question.
     confidence : ndarray of float64, shape (n,)
-        The confidence of its bin: the share of questions above the bin's mean uncertainty.
+        The confidence of its bin: the share of questions above the bin's mean uncertainty. A value
+        within `TOLERANCE` of the mean counts as equal to it, so that rounding does not decide
+        where many values are equal.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def published_confidence(values, bins: int = 10) -> tuple[np.ndarray, np.ndarray
     index = np.clip(np.digitize(z, edges) - 1, 0, bins - 1)
     counts = np.bincount(index, minlength=bins)
     means = np.bincount(index, z, minlength=bins) / np.maximum(counts, 1)
-    below = np.searchsorted(np.sort(z), means, side="right") / len(z)
+    below = np.searchsorted(np.sort(z), means + TOLERANCE, side="right") / len(z)
     return index, (1 - below)[index]
 
 

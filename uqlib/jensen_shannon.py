@@ -18,6 +18,7 @@ from uqlib.calibration import CALIBRATED, check_answers, uncertainty
 METHODS = ("permutation", "published")
 GRID = 4096
 BATCH = 2**14
+ROUNDING = 1e-12
 
 
 def letter_table(predicted, answer, letters: int) -> np.ndarray:
@@ -283,7 +284,8 @@ def _distance(given: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
     own = sum(table[row] for row in given) + sum(table[row] for row in right)
     mixed = sum(table[row] for row in given + right)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.sqrt(np.maximum(np.log(2) + (own - mixed) / (2 * total), 0))
+        divergence = np.log(2) + (own - mixed) / (2 * total)
+    return np.sqrt(np.where(divergence < ROUNDING, 0, divergence))
 
 
 def _inverse_binomial(n: int, p: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
