@@ -5,6 +5,7 @@ from scipy.stats import entropy
 
 from uqlib import controls
 from uqlib.measures import MEASURES
+from uqlib.questions.world import evaluation_knowledge
 
 RESPONDERS = [
     controls.uniform,
@@ -16,6 +17,7 @@ RESPONDERS = [
     controls.noisy,
     controls.position_biased,
     controls.label_biased,
+    controls.biased_when_unsure,
 ]
 
 
@@ -90,3 +92,34 @@ def test_response_table_by_value(questions):
     assert set(MEASURES) <= set(table.columns)
     with pytest.raises(ValueError, match=r"\(0, 1\), not 1"):
         controls.response_table(questions, shares, "oracle", option_mass=1)
+
+
+def test_who_knows_its_errors_gives_every_letter_as_often_as_it_is_right():
+    table = evaluation_knowledge()
+    probabilities = controls.knows_its_errors(table, seed=1, accuracy=0.7)
+    given = np.array([p.argmax() for p in probabilities])
+    sure = np.array([p.max() > 0.7 for p in probabilities])
+    right = given == table.answer
+    assert (sure == right).all() and 0.65 < right.mean() < 0.75
+    for half in (sure, ~sure):
+        letters = [np.bincount(x[half], minlength=4) for x in (given, table.answer)]
+        assert (letters[0] == letters[1]).all()
+
+
+def test_who_is_biased_when_unsure_knows_nothing():
+    table = evaluation_knowledge()
+    probabilities = controls.biased_when_unsure(table, seed=1, rate=0.3)
+    given = np.array([p.argmax() for p in probabilities])
+    sure = np.array([p.max() > 0.7 for p in probabilities])
+    assert (given[~sure] == 0).all() and 0.65 < sure.mean() < 0.75
+    assert np.bincount(given[sure]).min() > 0.2 * sure.sum()
+    for half in (sure, ~sure):
+        assert 0.18 < (given == table.answer)[half].mean() < 0.33
+
+
+def test_letters_can_be_exchanged_only_among_equal_questions(questions):
+    with pytest.raises(ValueError, match="2 to 4 options"):
+        controls.knows_its_errors(questions)
+    same = questions.assign(choices=[["a", "b"]] * 4, answer=0)
+    with pytest.raises(ValueError, match="one letter is right in 4 of 4"):
+        controls.knows_its_errors(same, accuracy=0.0)

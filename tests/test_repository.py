@@ -94,7 +94,8 @@ def test_modules_import_only_from_their_left():
     order = [
         "paths", "artifacts", "questions", "prompts", "measures", "shapes", "forward", "models",
         "responses", "collect", "populations", "controls", "published", "studies", "resampling",
-        "alignment", "calibration", "training", "figures", "playground", "ledger", "pipeline",
+        "alignment", "calibration", "reliability", "jensen_shannon", "selective", "training",
+        "figures", "playground", "ledger", "pipeline",
     ]  # fmt: skip
     for file in (ROOT / "uqlib").rglob("*.py"):
         room = file.relative_to(ROOT / "uqlib").parts[0].removesuffix(".py")
