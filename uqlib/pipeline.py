@@ -168,11 +168,11 @@ def make_book(profile: str, cores: int, extra: list[str]) -> int:
     with only_one(ROOT / "build" / profile):
         for source in load_profile(path)["published"]:
             download(source)
-        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock"]
+        command = [sys.executable, "-m", "snakemake", *extra, "--cores", str(cores), "--nolock"]
         command += ["--rerun-incomplete", "--quiet", "rules", "host", "reason"]
-        command += ["--config", f"profile={profile}", *extra]
+        command += ["--config", f"profile={profile}"]
         status = _run_quietly(command)
-    if status == 0:
+    if status == 0 and not extra:
         print(f"The book is at build/{profile}/html/index.html ({time.time() - started:.0f} s).")
     return status
 
