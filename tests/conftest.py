@@ -14,6 +14,8 @@ from uqlib.models import LanguageModel, load_model, tokenizer_hash
 from uqlib.prompts import INSTRUCTION
 from uqlib.questions.schema import check_questions, question_ids
 
+collect_ignore = ["reference"]  # scripts that need libraries which the project does not
+
 
 def make_tokenizer(space_labels: bool = True, words: str = "") -> PreTrainedTokenizerFast:
     """A byte-level BPE that sets a beginning-of-sequence token.

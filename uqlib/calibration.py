@@ -12,7 +12,7 @@ from scipy.stats import false_discovery_control
 
 from uqlib.alignment import correlation_p, holm
 from uqlib.measures import MEASURES, TOP_K
-from uqlib.resampling import interval, weighted_spearman
+from uqlib.resampling import bootstrap_weights, interval, weighted_spearman
 
 CALIBRATED = (
     "choice_entropy",
@@ -349,5 +349,4 @@ def bootstrap_blocks(n: int, replicates: int, seed: int) -> Iterator[np.ndarray]
     rng = np.random.default_rng(seed)
     step = max(1, BLOCK // n)
     for start in range(0, replicates, step):
-        rows = min(step, replicates - start)
-        yield rng.multinomial(n, np.full(n, 1 / n), size=rows).astype(float)
+        yield bootstrap_weights(n, min(step, replicates - start), rng)

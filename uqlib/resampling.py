@@ -31,8 +31,14 @@ class Moments(NamedTuple):
     """Weighted sums of products about the means, shape (b, g, m)."""
 
 
-def bootstrap_weights(n: int, replicates: int, seed: int) -> np.ndarray:
+def bootstrap_weights(n: int, replicates: int, seed: int | np.random.Generator) -> np.ndarray:
     """Draw how often each of n questions occurs in each bootstrap replicate.
+
+    Parameters
+    ----------
+    n, replicates : int
+    seed : int or Generator
+        A generator goes on where it stands.
 
     Returns
     -------
