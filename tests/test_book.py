@@ -134,7 +134,7 @@ def test_the_ledger_follows_from_the_results():
     if missing_files("coane"):
         return
     assert "not testable here" in set(shown.verdict[shown.table.isna()])
-    studies = [claim.get("select", {}).get("study") for claim in claims]
+    studies = [(claim.get("select") or {}).get("study") for claim in claims]
     needs_more = shown.table.isna() | pd.Series(studies).isin(["paper"])
     assert (shown.verdict[~needs_more] != "not testable here").all()
 
