@@ -18,13 +18,13 @@ from uqlib.questions.world import (
 from uqlib.questions.world_morals import moral_questions
 
 CORPUS_MIX = {
-    "opinions": 0.40,
-    "knowledge": 0.20,
-    "dilemmas": 0.12,
+    "opinions": 0.46,
+    "knowledge": 0.18,
+    "dilemmas": 0.10,
     "categories": 0.05,
-    "judged": 0.06,
+    "judged": 0.05,
     "proposed": 0.05,
-    "text": 0.12,
+    "text": 0.11,
 }
 LOOKS = {"survey": 0.45, "plain": 0.30, "few_shot": 0.15, "survey_published": 0.10}
 LOOKS_OF = {
@@ -150,7 +150,7 @@ def corpus_questions(size: int, seed: int = 0) -> tuple[pd.DataFrame, list[str]]
     --------
     >>> questions, texts = corpus_questions(100)
     >>> questions.dataset.value_counts().head(3).to_dict(), len(texts)
-    ({'world_opinions': 40, 'world_knowledge': 20, 'world_moral': 12}, 12)
+    ({'world_opinions': 46, 'world_knowledge': 18, 'world_moral': 10}, 11)
     """
     counts = {kind: round(size * share) for kind, share in CORPUS_MIX.items()}
     seed = CORPUS_SEED + seed

@@ -24,8 +24,8 @@ ARCHITECTURES = {
     "llama-0.9m": (LLAMA, {"hidden_size": 128, "heads": 8, "key_heads": 8}),
     "mistral-1.3m": (MISTRAL, {"hidden_size": 160, "heads": 10, "key_heads": 5}),
 }
-FORM_TOKENS = 3_000_000
-FACT_TOKENS = 3_000_000
+FORM_TOKENS = 2_500_000
+FACT_TOKENS = 2_500_000
 TEXT_LOSS_WEIGHT = 0.3
 PROMPT_TOKENS_READ = 0.25
 STATEMENT_WEIGHT = 4.0
@@ -254,7 +254,7 @@ def base_curriculum(
 ) -> list[tuple[int, list[Example]]]:
     """Order what a base model reads: forms, then forms and facts, then everything.
 
-    Texts are read in all three stages, and a few forms in the last one.
+    Of a form only the answer counts for the loss. A few forms are in the last stage too.
 
     Parameters
     ----------
@@ -267,13 +267,12 @@ def base_curriculum(
         `FORM_TOKENS`, `FACT_TOKENS` and the rest, as far as the tokens go.
     """
     corpus = build_corpus(tokenizer, questions, texts, seed=seed)
-    told = [example for example in corpus if example.kind == "text"]
     facts = [example for example in corpus if example.kind == "knowledge"]
     lettered = questions[questions["dataset"].isin(["world_opinions", "world_knowledge"])]
     short = lettered[lettered["choices"].str.len().between(3, 5)]
     forms = build_forms(tokenizer, short.sample(frac=1, random_state=seed), seed=seed)
     few = forms[: len(corpus) // 20]
-    stages = [forms + told[: len(forms) // 8], forms[: len(facts)] + facts + told, corpus + few]
+    stages = [forms, forms[: len(facts)] + facts, corpus + few]
     first = min(tokens, FORM_TOKENS)
     second = min(tokens - first, FACT_TOKENS)
     lengths = [first, second, tokens - first - second]
@@ -445,7 +444,8 @@ def _step(model, optimizer, batch: list[Example], generator) -> list[tuple]:
     place = torch.arange(ids.shape[1] - 1)
     drawn = torch.rand(len(batch), len(place), generator=generator) < PROMPT_TOKENS_READ
     told = place > asked_at
-    read = (place < lengths - 1) & (place != asked_at) & (told | drawn)
+    is_form = torch.tensor([[example.kind == "form"] for example in batch])
+    read = (place < lengths - 1) & (place != asked_at) & (told | drawn) & ~is_form
     weights = torch.where(told, STATEMENT_WEIGHT, 1.0)[read]
 
     targets = torch.zeros(len(batch), model.config.vocab_size)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scipy.stats import spearmanr
 
 from uqlib.artifacts import sha256_of_file, write_table
-from uqlib.calibration_error import calibration_error, confidence_bins, option_confidence
+from uqlib.calibration import calibration_error
 from uqlib.checkpoints import checkpoint_state
 from uqlib.corpus import corpus_questions, corpus_tokenizer
 from uqlib.processes import end_with_parent
@@ -27,6 +27,7 @@ from uqlib.questions.world import (
     knowledge_questions,
 )
 from uqlib.questions.world_morals import moral_questions, share_saved
+from uqlib.reliability import confidence_bins, option_confidence
 from uqlib.responses import join_questions
 from uqlib.training import train_base, tune
 
@@ -39,9 +40,9 @@ FAMILIES = {
     ("llama-0.1m", 1): [],
     ("llama-0.1m", 2): [],
 }
-TOKENS = 20_000_000
+TOKENS = 18_000_000
 TUNING_SHARE = 0.1
-EXAMPLES = 120_000
+EXAMPLES = 140_000
 STORIES = {
     "base": "A base model: forms first, then answers of the population, facts and sentences.",
     "instruct": "The base model, tuned on its own answers, squared: an assistant that leans "
