@@ -85,6 +85,60 @@ def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: f
     return ax
 
 
+def subject_grid(
+    table: pd.DataFrame,
+    value: str,
+    row: str,
+    subjects: list[str],
+    ax: Axes,
+    label: str,
+    limits: tuple[float, float] = (-1, 1),
+) -> Axes:
+    """Draw one value for every row and subject as a heat map.
+
+    Cells without a value are grey; `+` marks those where every answer is right, `-` where every
+    answer is wrong.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns `subject`, `accuracy`, `row` and `value`; rows are drawn in order of appearance.
+    value, row : str
+    subjects : list of str
+        The columns, in order.
+    ax : Axes
+    label : str
+        What the colour means.
+    limits : tuple of float
+        The colours' ends; they diverge from the middle if the lower end is negative.
+
+    Returns
+    -------
+    Axes
+    """
+    rows = list(dict.fromkeys(table[row]))
+    pick = lambda name: table.pivot(index=row, columns="subject", values=name).loc[rows, subjects]
+    grid, accuracy = pick(value), pick("accuracy")
+    marks = accuracy.map(lambda a: "+" if a == 1 else "\N{MINUS SIGN}" if a == 0 else "")
+    sns.heatmap(
+        grid,
+        ax=ax,
+        cmap=DIVERGING if limits[0] < 0 else "cividis",
+        vmin=limits[0],
+        vmax=limits[1],
+        linewidths=0.3,
+        xticklabels=True,
+        yticklabels=True,
+        cbar_kws={"shrink": 0.9, "aspect": 12},
+    )
+    for i, j in zip(*(grid.isna() & (marks != "")).to_numpy().nonzero(), strict=True):
+        ax.text(j + 0.5, i + 0.5, marks.iloc[i, j], ha="center", va="center", fontsize=7)
+    ax.set(xlabel="", ylabel="", facecolor="lightgrey")
+    ax.set_title(label)
+    ax.tick_params(length=0, labelsize=8 if len(subjects) < 30 else 6.5)
+    return ax
+
+
 def interval_plot(
     table: pd.DataFrame, value: str, row: str, ax: Axes, hue: str | None = None
 ) -> Axes:
