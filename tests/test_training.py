@@ -51,14 +51,14 @@ def test_the_loss_equals_a_computation_by_hand():
 def test_short_trainings_repeat_exactly_and_learn(tokenizer, corpus):
     def trained(seed):
         model = new_model("llama-0.1m", tokenizer, seed=seed)
-        return train(model, [(40_000, corpus)], log_every=10_000, seed=seed), model
+        return train(model, [(80_000, corpus)], log_every=10_000, seed=seed), model
 
     (log, first), (_, again), (_, other) = trained(0), trained(0), trained(1)
     for key, weights in first.state_dict().items():
         assert torch.equal(weights, again.state_dict()[key])
     assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
     by_kind = log.groupby("kind").loss
-    assert (by_kind.last() < by_kind.first() - 0.5).drop(["text", "category"]).all()
+    assert (by_kind.last() < by_kind.first() - 0.5).all()
 
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(tokenizer, corpus, tmp_path):

@@ -18,14 +18,17 @@ from uqlib.questions.schema import human_entropy
 
 LLAMA, MISTRAL = (LlamaConfig, LlamaForCausalLM), (MistralConfig, MistralForCausalLM)
 ARCHITECTURES = {
-    "llama-0.1m": (LLAMA, {"hidden_size": 32, "heads": 2, "key_heads": 2}),
-    "llama-0.3m": (LLAMA, {"hidden_size": 64, "heads": 4, "key_heads": 4}),
-    "mistral-0.5m": (MISTRAL, {"hidden_size": 96, "heads": 6, "key_heads": 3}),
-    "llama-0.9m": (LLAMA, {"hidden_size": 128, "heads": 8, "key_heads": 8}),
-    "mistral-1.3m": (MISTRAL, {"hidden_size": 160, "heads": 10, "key_heads": 5}),
+    "llama-0.1m": (LLAMA, {"hidden_size": 32, "heads": 2, "key_heads": 2, "rate": 3e-3}),
+    "llama-0.3m": (LLAMA, {"hidden_size": 64, "heads": 4, "key_heads": 4, "rate": 3e-3}),
+    "mistral-0.5m": (MISTRAL, {"hidden_size": 96, "heads": 6, "key_heads": 3, "rate": 2.2e-3}),
+    "llama-0.9m": (LLAMA, {"hidden_size": 128, "heads": 8, "key_heads": 8, "rate": 1.8e-3}),
+    "mistral-1.3m": (MISTRAL, {"hidden_size": 160, "heads": 10, "key_heads": 5, "rate": 1.5e-3}),
 }
-FORM_TOKENS = 2_500_000
-FACT_TOKENS = 2_500_000
+STAGES = {
+    "forms": (2_000_000, ["form"]),
+    "facts": (1_500_000, ["form", "knowledge"]),
+    "opinions": (5_000_000, ["form", "knowledge", "nominal", "ordinal"]),
+}
 TEXT_LOSS_WEIGHT = 0.3
 PROMPT_TOKENS_READ = 0.25
 STATEMENT_WEIGHT = 4.0
@@ -38,9 +41,10 @@ SUBJECTS = ("instruct", "overconfident", "position-biased")
 def new_model(architecture: str, tokenizer, seed: int = 0):
     """Return an untrained model of a named architecture.
 
-    Four layers, heads of sixteen dimensions, tied embeddings. Its weights start larger (.15) and
-    its positions turn faster (base 100) than is usual. With .05, 10,000 and no forms, a model of
-    .3M parameters once read 14 million tokens without learning which label belongs to which option.
+    Four layers, heads of sixteen dimensions, tied embeddings. Its weights start larger (.15 up to a
+    width of 64) and its positions turn faster (base 100) than is usual. With .05, 10,000 and no
+    forms, a model of .3M parameters once read 14 million tokens without learning which label
+    belongs to which option.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def new_model(architecture: str, tokenizer, seed: int = 0):
             num_key_value_heads=sizes["key_heads"],
             vocab_size=len(tokenizer),
             max_position_embeddings=512,
-            initializer_range=0.15,
+            initializer_range=0.15 * min(1, 64 / sizes["hidden_size"]) ** 0.5,
             rope_parameters={"rope_type": "default", "rope_theta": 100.0},
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
@@ -246,15 +250,14 @@ def train_base(
     """
     model = new_model(architecture, tokenizer, seed=seed)
     curriculum = base_curriculum(tokenizer, questions, texts, tokens, seed)
-    return model, train(model, curriculum, seed=seed, checkpoints=checkpoints)
+    rate = ARCHITECTURES[architecture][1]["rate"]
+    return model, train(model, curriculum, rate, seed=seed, checkpoints=checkpoints)
 
 
 def base_curriculum(
     tokenizer, questions: pd.DataFrame, texts: list[str], tokens: int, seed: int = 0
 ) -> list[tuple[int, list[Example]]]:
-    """Order what a base model reads: forms, then forms and facts, then everything.
-
-    Of a form only the answer counts for the loss. A few forms are in the last stage too.
+    """Order what a base model reads: forms first, then also facts, then opinions, then everything.
 
     Parameters
     ----------
@@ -264,19 +267,23 @@ def base_curriculum(
     Returns
     -------
     list of (int, list of Example)
-        `FORM_TOKENS`, `FACT_TOKENS` and the rest, as far as the tokens go.
+        `STAGES` and then everything, as far as the tokens go.
     """
     corpus = build_corpus(tokenizer, questions, texts, seed=seed)
-    facts = [example for example in corpus if example.kind == "knowledge"]
     lettered = questions[questions["dataset"].isin(["world_opinions", "world_knowledge"])]
     short = lettered[lettered["choices"].str.len().between(3, 5)]
     forms = build_forms(tokenizer, short.sample(frac=1, random_state=seed), seed=seed)
-    few = forms[: len(corpus) // 20]
-    stages = [forms, forms[: len(facts)] + facts, corpus + few]
-    first = min(tokens, FORM_TOKENS)
-    second = min(tokens - first, FACT_TOKENS)
-    lengths = [first, second, tokens - first - second]
-    return [(length, stage) for length, stage in zip(lengths, stages, strict=True) if length]
+    corpus += forms[: len(corpus) // 20]
+    curriculum = [(STAGES["forms"][0], forms)]
+    for length, kinds in list(STAGES.values())[1:]:
+        curriculum.append((length, [example for example in corpus if example.kind in kinds]))
+    curriculum.append((tokens, corpus))
+    left, planned = tokens, []
+    for length, examples in curriculum:
+        if left:
+            planned.append((min(length, left), examples))
+            left -= planned[-1][0]
+    return planned
 
 
 def tune(
