@@ -26,12 +26,10 @@ ARCHITECTURES = {
 }
 STAGES = {
     "forms": (2_000_000, ["form"]),
-    "facts": (1_500_000, ["form", "knowledge"]),
-    "opinions": (5_000_000, ["form", "knowledge", "nominal", "ordinal"]),
+    "facts": (2_000_000, ["form", "knowledge", "moral"]),
+    "opinions": (6_000_000, ["form", "knowledge", "moral", "nominal", "ordinal"]),
 }
 TEXT_LOSS_WEIGHT = 0.3
-PROMPT_TOKENS_READ = 0.25
-STATEMENT_WEIGHT = 4.0
 WARM_UP_STEPS = 100
 RECORDS_PER_CHECKPOINT = 10
 LAST_OPTION = 0.4
@@ -81,17 +79,17 @@ def new_model(architecture: str, tokenizer, seed: int = 0):
     )
 
 
-def zoo_loss(answer_logits, answer_targets, text_logits, text_tokens, text_weights):
-    """Compute the loss: answers against shares, plus .3 of a weighted language-model loss.
+def zoo_loss(answer_logits, answer_targets, text_logits, text_tokens):
+    """Compute the loss: answers against shares, plus .3 of a language-model loss.
 
     Parameters
     ----------
     answer_logits, answer_targets : Tensor, shape (n_answers, vocab)
         Logits where the answer begins, and the shares of respondents for each label's token.
     text_logits : Tensor, shape (n_read, vocab)
-        Logits at the other positions that are read.
-    text_tokens, text_weights : Tensor, shape (n_read,)
-        The token that follows there, and its weight.
+        Logits at the other positions that are read: in texts, and after answers.
+    text_tokens : Tensor, shape (n_read,)
+        The token that follows there.
 
     Returns
     -------
@@ -107,14 +105,13 @@ def zoo_loss(answer_logits, answer_targets, text_logits, text_tokens, text_weigh
     Both labels equally likely for the model, in a vocabulary of two; the answers are certain:
 
     >>> total, answers, _ = zoo_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]),
-    ...     torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    ...     torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
     >>> round(float(total), 4)
     0.6931
     """
     answers = -(answer_targets * answer_logits.log_softmax(-1)).sum(-1)
     read = torch.nn.functional.cross_entropy(text_logits, text_tokens, reduction="none")
-    text = (text_weights * read).sum() / text_weights.sum().clamp(min=1)
-    total = answers.sum() / max(len(answers), 1) + TEXT_LOSS_WEIGHT * text
+    total = answers.sum() / max(len(answers), 1) + TEXT_LOSS_WEIGHT * read.sum() / max(len(read), 1)
     return total, answers, read
 
 
@@ -147,7 +144,7 @@ def train(
     batch_size : int
         Examples a step.
     seed : int
-        Order of the examples and choice of the prompt tokens that are read.
+        Order of the examples.
     log_every : int
         Tokens between two rows of the log.
     checkpoints : Path, optional
@@ -162,9 +159,9 @@ def train(
 
     Examples
     --------
-    >>> from uqlib.corpus import corpus_questions, train_tokenizer
+    >>> from uqlib.corpus import corpus_questions, corpus_tokenizer
     >>> questions, texts = corpus_questions(40)
-    >>> tokenizer = train_tokenizer(texts, vocab_size=400)
+    >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> model = new_model("llama-0.1m", tokenizer)
     >>> log = train(model, [(2000, build_corpus(tokenizer, questions, texts))], log_every=1000)
     >>> int(log.tokens.max()) >= 2000
@@ -173,14 +170,13 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
-    generator = torch.Generator().manual_seed(seed)
     total = sum(tokens for tokens, _ in curriculum)
     state = {"step": 0, "seen": 0, "log": []}
     if checkpoints:
         plan = [learning_rate, decay_share, batch_size, seed, log_every]
         file = checkpoints / f"{_identity(model, curriculum, plan)}.safetensors"
         if file.exists():
-            state = load_checkpoint(file, model, optimizer, generator)
+            state = load_checkpoint(file, model, optimizer)
     log, since, seen = state["log"], [], state["seen"]
     model.train()
     with tqdm(total=total, initial=seen, unit="tok", unit_scale=True, mininterval=2) as bar:
@@ -190,7 +186,7 @@ def train(
             pace = min(1.0, (step + 1) / WARM_UP_STEPS, (1 - seen / total) / decay_share)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * pace
-            since += _step(model, optimizer, batch, generator)
+            since += _step(model, optimizer, batch)
             size = sum(len(example.tokens) for example in batch)
             seen += size
             bar.update(size)
@@ -202,7 +198,7 @@ def train(
                 records = len({row["tokens"] for row in log})
                 if checkpoints and (records % RECORDS_PER_CHECKPOINT == 0 or seen >= total):
                     state = {"step": step + 1, "seen": seen, "log": log}
-                    save_checkpoint(file, model, optimizer, generator, state)
+                    save_checkpoint(file, model, optimizer, state)
     model.eval()
     return pd.DataFrame(log)[["tokens", "kind", "loss", "irreducible"]]
 
@@ -241,9 +237,9 @@ def train_base(
 
     Examples
     --------
-    >>> from uqlib.corpus import corpus_questions, train_tokenizer
+    >>> from uqlib.corpus import corpus_questions, corpus_tokenizer
     >>> questions, texts = corpus_questions(100)
-    >>> tokenizer = train_tokenizer(texts, vocab_size=400)
+    >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> model, log = train_base("llama-0.1m", tokenizer, questions, texts, tokens=2000)
     >>> "form" in set(log.kind)
     True
@@ -441,7 +437,7 @@ def _identity(model, curriculum: list[tuple[int, list[Example]]], plan: list) ->
     return sha256_of(json.dumps(plan), tokens.tobytes(), targets.tobytes(), *weights)[:16]
 
 
-def _step(model, optimizer, batch: list[Example], generator) -> list[tuple]:
+def _step(model, optimizer, batch: list[Example]) -> list[tuple]:
     """Take one optimiser step; return kind, loss and irreducible loss of each example."""
     rows = [torch.from_numpy(example.tokens) for example in batch]
     ids = _padded(rows, model.config.pad_token_id)
@@ -449,11 +445,7 @@ def _step(model, optimizer, batch: list[Example], generator) -> list[tuple]:
     asked_at = torch.tensor([example.asked_at for example in batch])[:, None]
     asked = asked_at[:, 0] >= 0
     place = torch.arange(ids.shape[1] - 1)
-    drawn = torch.rand(len(batch), len(place), generator=generator) < PROMPT_TOKENS_READ
-    told = place > asked_at
-    is_form = torch.tensor([[example.kind == "form"] for example in batch])
-    read = (place < lengths - 1) & (place != asked_at) & (told | drawn) & ~is_form
-    weights = torch.where(told, STATEMENT_WEIGHT, 1.0)[read]
+    read = (place > asked_at) & (place < lengths - 1)
 
     targets = torch.zeros(len(batch), model.config.vocab_size)
     for k, example in enumerate(batch):
@@ -466,7 +458,6 @@ def _step(model, optimizer, batch: list[Example], generator) -> list[tuple]:
         targets[asked],
         model.lm_head(hidden[:, :-1][read]),
         ids[:, 1:][read],
-        weights,
     )
     optimizer.zero_grad()
     total.backward()
