@@ -199,7 +199,7 @@ def build_corpus(
 
     Examples
     --------
-    >>> questions, texts = corpus_questions(50)
+    >>> questions, texts = corpus_questions(100)
     >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> example = build_corpus(tokenizer, questions, texts)[0]
     >>> example.kind, float(example.target.sum())
@@ -262,7 +262,7 @@ def build_forms(tokenizer, questions: pd.DataFrame, seed: int = 0) -> list[Examp
 
     Examples
     --------
-    >>> questions, texts = corpus_questions(50)
+    >>> questions, texts = corpus_questions(100)
     >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> form = build_forms(tokenizer, questions)[0]
     >>> form.kind, sorted(set(form.target.tolist()))

@@ -160,7 +160,7 @@ def train(
     Examples
     --------
     >>> from uqlib.corpus import corpus_questions, corpus_tokenizer
-    >>> questions, texts = corpus_questions(40)
+    >>> questions, texts = corpus_questions(100)
     >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> model = new_model("llama-0.1m", tokenizer)
     >>> log = train(model, [(2000, build_corpus(tokenizer, questions, texts))], log_every=1000)
