@@ -25,9 +25,9 @@ ARCHITECTURES = {
     "mistral-1.3m": (MISTRAL, {"hidden_size": 160, "heads": 10, "key_heads": 5, "rate": 1.5e-3}),
 }
 STAGES = {
-    "forms": (2_000_000, ["form"]),
-    "facts": (2_000_000, ["form", "knowledge", "moral"]),
-    "opinions": (6_000_000, ["form", "knowledge", "moral", "nominal", "ordinal"]),
+    "forms": (2_500_000, ["form"]),
+    "facts": (1_500_000, ["form", "knowledge"]),
+    "opinions": (5_000_000, ["form", "knowledge", "nominal", "ordinal"]),
 }
 TEXT_LOSS_WEIGHT = 0.3
 WARM_UP_STEPS = 100
