@@ -10,12 +10,14 @@ from uqlib.models import load_model
 from uqlib.paths import ROOT, data_folder, resolve
 from uqlib.published import load_published, published_models
 from uqlib.questions.coane import load_coane
+from uqlib.questions.moral import ATTRIBUTES, moral_scenarios
 from uqlib.questions.sources import FOLDERS, missing_files
 from uqlib.questions.world import evaluation_knowledge, evaluation_opinions
 from uqlib.responses import join_questions, read_responses
 
 BUILT = "build/classroom"
 SLICE = 300
+DILEMMAS = 40
 
 
 def load_studies(
@@ -69,6 +71,44 @@ def load_studies(
             "truth is known, such as zoo, before those of real models"
         )
     return pd.concat(frames, ignore_index=True), pd.DataFrame(sources)
+
+
+def load_dilemmas(
+    studies: str, responses: str = "", questions: str = ""
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Read the answers of several studies to the moral dilemmas, in either design.
+
+    Parameters
+    ----------
+    studies : str
+        Names, separated by commas.
+    responses, questions : str
+        Folders; empty for those of the built book. Where there are none, the smallest models of the
+        zoo are asked a few hundred dilemmas on the spot.
+
+    Returns
+    -------
+    responses : DataFrame
+        A response table with a column `study`; `dataset` names the design.
+    conjoint : dict of str to DataFrame
+        By data set, the table of its scenarios.
+    """
+    folder = resolve(responses or f"{BUILT}/responses")
+    tables = resolve(questions or f"{BUILT}/questions") / "conjoint"
+    conjoint = {path.stem: read_parquet(path) for path in sorted(tables.glob("moral_*.parquet"))}
+    frames = [
+        read_responses(folder, study, dataset).assign(study=study)
+        for study in studies.split(",")
+        for dataset in conjoint
+    ]
+    frames = [frame for frame in frames if len(frame)]
+    if not frames and not responses:
+        for design, size in (("published", DILEMMAS), ("counterbalanced", DILEMMAS // 4)):
+            table, conjoint[f"moral_{design}"] = moral_scenarios(size, 0, design, ATTRIBUTES)
+            for model in zoo_models()[:2]:
+                asked = load_model(model, device="cpu")
+                frames.append(collect(asked, table, prompt_style="dilemma").assign(study="zoo"))
+    return pd.concat(frames, ignore_index=True), conjoint
 
 
 def zoo_models() -> list[str]:

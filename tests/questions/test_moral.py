@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uqlib.conjoint import marginal_effects
 from uqlib.questions import moral
-from uqlib.questions.moral import moral_scenarios, saved, saving_differences
+from uqlib.questions.moral import moral_scenarios, saved
+
+
+def differences(conjoint, case):
+    effects = marginal_effects(conjoint, saved(conjoint, case), weighting="equal")
+    return effects.set_index("dimension")["effect"]
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +53,20 @@ def test_always_case_2_has_the_published_signs(published):
     # In the published analysis, with its weights, the same responder scores Gender +.43, Fitness
     # -.44, Relation -1.00; without weights the six attributes are half of one in expectation.
     conjoint = published[1][published[1].scenario_type.isin(moral.ATTRIBUTES)]
-    score = saving_differences(conjoint, saved(conjoint, 2))
+    score = differences(conjoint, 2)
     assert score["relation"] == -1
     signs = {"gender": 1, "fitness": -1, "status": -1, "age": 1, "number": -1, "species": 1}
     for dimension, sign in signs.items():
         assert score[dimension] * sign == pytest.approx(0.5, abs=0.11)
     assert score[["intervention", "law"]].abs().max() < 0.06
-    pd.testing.assert_series_equal(saving_differences(conjoint, saved(conjoint, 1)), -score)
+    pd.testing.assert_series_equal(differences(conjoint, 1), -score)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2]))
 def test_position_carries_no_information_when_counterbalanced(seed, case):
     _, conjoint = moral_scenarios(3, seed=seed, design="counterbalanced")
-    score = saving_differences(conjoint, saved(conjoint, case))
+    score = differences(conjoint, case)
     assert score.dropna().abs().max() < 1e-12
     for column in ("group", "attribute_level", "intervention", "barrier", "crossing_signal"):
         per_case = conjoint.groupby("case")[column].value_counts()

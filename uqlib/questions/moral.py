@@ -236,40 +236,6 @@ def saved(conjoint: pd.DataFrame, chosen) -> np.ndarray:
     return (conjoint["case"].to_numpy() != chosen).astype(int)
 
 
-def saving_differences(conjoint: pd.DataFrame, is_saved) -> pd.Series:
-    """Difference in the share saved between the two levels of each dimension, unweighted.
-
-    Parameters
-    ----------
-    conjoint : DataFrame
-        As from `moral_scenarios`.
-    is_saved : array_like of 0 and 1, shape (n_rows,)
-        As from `saved`.
-
-    Returns
-    -------
-    Series
-        By dimension, in [-1, 1], in the direction in which people's effects are positive: inaction,
-        pedestrians, lawful, female, fit, higher, younger, more, human. NaN without such rows.
-
-    Notes
-    -----
-    The subsets are those of the published analysis (`EFFECTS`); its weights are not applied.
-
-    Examples
-    --------
-    >>> _, conjoint = moral_scenarios(4, design="counterbalanced", dimensions=["age"])
-    >>> float(saving_differences(conjoint, saved(conjoint, 2))["age"])
-    0.0
-    """
-    rows = conjoint.assign(saved=np.asarray(is_saved))
-    differences = {}
-    for dimension, (query, column, plus, minus) in EFFECTS.items():
-        mean = rows.query(query).groupby(column)["saved"].mean()
-        differences[dimension] = mean.get(plus, np.nan) - mean.get(minus, np.nan)
-    return pd.Series(differences)
-
-
 def _draw(dimension: str, rng: np.random.Generator) -> dict:
     """Draw the two groups and their circumstances, before they are told in any order."""
     in_car, law, coin_car, coin_swerve, coin_signal = (rng.random(5) < 0.5).tolist()
