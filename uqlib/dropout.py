@@ -217,11 +217,13 @@ def _to_int32(values: torch.Tensor) -> torch.Tensor:
 
 
 def _hash(x: torch.Tensor) -> torch.Tensor:
-    x = x ^ (x >> 16 & 0xFFFF)
-    x = x * 0x7FEB352D
-    x = x ^ (x >> 15 & 0x1FFFF)
-    x = x * (0x846CA68B - 2**32)
-    return x ^ (x >> 16 & 0xFFFF)
+    """Mix the bits of 32-bit numbers, in place."""
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    x *= 0x7FEB352D
+    x ^= (x >> 15).bitwise_and_(0x1FFFF)
+    x *= 0x846CA68B - 2**32
+    x ^= (x >> 16).bitwise_and_(0xFFFF)
+    return x
 
 
 def _check_rate(rate: float) -> None:
@@ -309,7 +311,8 @@ def _masked_attention(
             "dropout does not know"
         )
     groups = query.shape[1] // key.shape[1]
-    key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    if groups > 1:
+        key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     weights = query @ key.transpose(2, 3) * scaling
     if softcap is not None:
@@ -329,16 +332,15 @@ def _drop(weights: torch.Tensor, layer: int, state: _State) -> torch.Tensor:
     if len(seeds) not in (1, rows):
         raise ValueError(f"{len(seeds)} seeds for a batch of {rows} rows")
     keep = dropout_mask(seeds, layer, heads, queries, keys, state.rate)
-    scale = keep / (1 - state.rate)
+    dropped = weights.masked_fill(~keep, 0).div_(1 - state.rate)
     if state.heads is not None:
         others = [head for head in range(heads) if head not in state.heads]
-        scale[:, others] = 1
+        dropped[:, others] = weights[:, others]
     if state.positions is not None:
-        first = keys - queries
-        others = [i for i in range(queries) if first + i not in state.positions]
-        scale[:, :, others] = 1
+        others = [i for i in range(queries) if keys - queries + i not in state.positions]
+        dropped[:, :, others] = weights[:, :, others]
     state.masked.add(layer)
-    return weights * scale.to(weights.dtype)
+    return dropped
 
 
 AttentionInterface.register(NAME, _masked_attention)

@@ -6,8 +6,9 @@ import pandas as pd
 
 from uqlib.artifacts import read_parquet
 from uqlib.collect import collect
-from uqlib.models import load_model
+from uqlib.models import LanguageModel, load_model, prompt_option_tokens
 from uqlib.paths import ROOT, data_folder, resolve
+from uqlib.prompts import render_questions
 from uqlib.published import load_published, published_models
 from uqlib.questions.coane import load_coane
 from uqlib.questions.moral import ATTRIBUTES, moral_scenarios
@@ -111,11 +112,62 @@ def load_dilemmas(
     return pd.concat(frames, ignore_index=True), conjoint
 
 
+def ask_dilemmas(
+    models: str, table: pd.DataFrame, rates: list[float], passes: int, seed: int = 0
+) -> pd.DataFrame:
+    """Ask models moral dilemmas, plainly and under attention dropout.
+
+    Parameters
+    ----------
+    models : str
+        Folders or hub ids, separated by commas; empty: the smallest base and instruct model of the
+        zoo and its special ones, which are neither.
+    table : DataFrame
+        A question table, as from `uqlib.questions.moral.moral_scenarios`.
+    rates : list of float
+        Dropout rates; at 0 every question is asked once.
+    passes : int
+        Masks a question at the other rates.
+    seed : int
+        Of the masks.
+
+    Returns
+    -------
+    DataFrame
+        A response table.
+    """
+    frames = []
+    for name in models.split(",") if models else _some_of_the_zoo():
+        model = load_model(name, device="cpu")
+        style = _label_style(model, table)
+        for rate in rates:
+            settings = {"dropout_rate": rate, "n_passes": passes if rate else 1, "seed": seed}
+            asked = collect(model, table, prompt_style="dilemma", label_style=style, **settings)
+            frames.append(asked)
+    return pd.concat(frames, ignore_index=True)
+
+
 def zoo_models() -> list[str]:
     """Return the folders of the zoo's models, relative to the project's root, smallest first."""
     folders = [file.parent for file in (ROOT / "zoo").glob("*/model.safetensors")]
     sizes = {f: (f / "model.safetensors").stat().st_size for f in folders}
     return [f"zoo/{f.name}" for f in sorted(folders, key=lambda f: (sizes[f], f.name))]
+
+
+def _some_of_the_zoo() -> list[str]:
+    kinds = {kind: [m for m in zoo_models() if m.endswith(kind)] for kind in ("base", "instruct")}
+    special = [m for m in zoo_models() if not m.endswith(tuple(kinds))]
+    return [found[0] for found in kinds.values() if found] + special
+
+
+def _label_style(model: LanguageModel, table: pd.DataFrame) -> str:
+    """Return `space`, or `bare` where the tokenizer writes no label as one token after a space."""
+    text = render_questions(table[:1], "dilemma")
+    try:
+        prompt_option_tokens(model.tokenizer, text, list(table["labels"][:1]), "dilemma", "space")
+    except ValueError:
+        return "bare"
+    return "space"
 
 
 def _built(study: str, need: str, responses: Path, questions: Path):
