@@ -17,6 +17,8 @@ from uqlib.decomposition import (
     death_probabilities,
     decompose,
     decomposition_table,
+    heat_to_entropy,
+    mix_to_entropy,
     variance_components,
     variance_shares,
 )
@@ -133,6 +135,24 @@ def test_the_table_decomposes_pass_by_pass_and_intervals_hold_the_value():
     assert (found.mask_low <= found["mask"]).all() and (found["mask"] <= found.mask_high).all()
     with pytest.raises(ValueError, match="a question of law was not asked in every pass"):
         decomposition_table(answers.drop(answers.index[-1]))
+
+
+@given(arrays(float, 20, elements=st.floats(0, 1)), st.floats(0.01, 1))
+def test_randomised_answers_have_the_entropy_asked_for_and_keep_their_order(p, part):
+    bits = part + (1 - part) * binary_entropy(p).mean()
+    for change in (mix_to_entropy, heat_to_entropy):
+        found = change(p, bits)
+        assert binary_entropy(found).mean() == pytest.approx(bits, abs=1e-6)
+        assert (np.diff(found[np.argsort(p)]) >= -1e-9).all()
+        np.testing.assert_allclose(change(1 - p, bits), 1 - found, atol=1e-6)
+
+
+def test_randomising_cannot_make_answers_surer():
+    p = [0.8, 0.3]
+    for change in (mix_to_entropy, heat_to_entropy):
+        np.testing.assert_allclose(change(p, binary_entropy(p).mean()), p)
+        with pytest.raises(ValueError, match=r"between 0\.8016 and 1 bit, not 0\.5000"):
+            change([0.8, 0.3], 0.5)
 
 
 def test_variance_components_are_those_of_the_mean_squares_of_statsmodels():

@@ -5,7 +5,8 @@ All entropies are in bits.
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.optimize import brentq
+from scipy.special import expit, logit, softmax
 
 from uqlib.questions.moral import LEVELS
 from uqlib.resampling import bootstrap_weights, interval
@@ -175,6 +176,52 @@ def decomposition_table(answers: pd.DataFrame, replicates: int = 0, seed: int = 
     return pd.DataFrame(rows)
 
 
+def mix_to_entropy(p, bits: float) -> np.ndarray:
+    """Mix answers with a fair coin until their mean entropy is as given.
+
+    Parameters
+    ----------
+    p : array_like, shape (n,)
+    bits : float
+        Mean binary entropy to reach; not less than that of `p`, and at most 1.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        (1 - s) / 2 + s p, for the one s in [0, 1] that fits.
+
+    Examples
+    --------
+    >>> mix_to_entropy([1.0, 0.0], binary_entropy(0.9)).round(3)
+    array([0.9, 0.1])
+    """
+    p = np.asarray(p, dtype=float)
+    return 0.5 + (p - 0.5) * _factor(lambda s: 0.5 + (p - 0.5) * s, bits)
+
+
+def heat_to_entropy(p, bits: float) -> np.ndarray:
+    """Raise the temperature of answers until their mean entropy is as given.
+
+    Parameters
+    ----------
+    p : array_like, shape (n,)
+    bits : float
+        As in `mix_to_entropy`.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        Log-odds multiplied by the one s in [0, 1] that fits; 1/s is the temperature.
+
+    Examples
+    --------
+    >>> heat_to_entropy([0.99, 0.01], binary_entropy(0.9)).round(3)
+    array([0.9, 0.1])
+    """
+    odds = logit(np.clip(np.asarray(p, dtype=float), 1e-12, 1 - 1e-12))
+    return expit(odds * _factor(lambda s: expit(odds * s), bits))
+
+
 def variance_components(values) -> pd.Series:
     """Split the variance of a quantity between models, dimensions, their cells and scenarios.
 
@@ -256,6 +303,16 @@ def variance_shares(values, replicates: int, seed: int) -> pd.DataFrame:
             "high": high,
         }
     )
+
+
+def _factor(answers, bits: float) -> float:
+    """Find the factor at which answers have this mean entropy; they have 1 bit at 0."""
+    least = binary_entropy(answers(1.0)).mean()
+    if not least - 1e-9 <= bits <= 1:
+        raise ValueError(f"the entropy must lie between {least:.4f} and 1 bit, not {bits:.4f}")
+    if bits <= least:
+        return 1.0
+    return brentq(lambda s: binary_entropy(answers(s)).mean() - bits, 0, 1, xtol=1e-12)
 
 
 def _both(p: np.ndarray, weights) -> pd.DataFrame:

@@ -120,8 +120,7 @@ def ask_dilemmas(
     Parameters
     ----------
     models : str
-        Folders or hub ids, separated by commas; empty: the smallest base and instruct model of the
-        zoo and its special ones, which are neither.
+        Folders or hub ids, separated by commas; empty: `dilemma_models`.
     table : DataFrame
         A question table, as from `uqlib.questions.moral.moral_scenarios`.
     rates : list of float
@@ -137,7 +136,7 @@ def ask_dilemmas(
         A response table.
     """
     frames = []
-    for name in models.split(",") if models else _some_of_the_zoo():
+    for name in models.split(",") if models else dilemma_models():
         model = load_model(name, device="cpu")
         style = _label_style(model, table)
         for rate in rates:
@@ -147,17 +146,18 @@ def ask_dilemmas(
     return pd.concat(frames, ignore_index=True)
 
 
+def dilemma_models() -> list[str]:
+    """Return a few of the zoo: the smallest base and instruct model, and those that are neither."""
+    kinds = {kind: [m for m in zoo_models() if m.endswith(kind)] for kind in ("base", "instruct")}
+    special = [m for m in zoo_models() if not m.endswith(tuple(kinds))]
+    return [found[0] for found in kinds.values() if found] + special
+
+
 def zoo_models() -> list[str]:
     """Return the folders of the zoo's models, relative to the project's root, smallest first."""
     folders = [file.parent for file in (ROOT / "zoo").glob("*/model.safetensors")]
     sizes = {f: (f / "model.safetensors").stat().st_size for f in folders}
     return [f"zoo/{f.name}" for f in sorted(folders, key=lambda f: (sizes[f], f.name))]
-
-
-def _some_of_the_zoo() -> list[str]:
-    kinds = {kind: [m for m in zoo_models() if m.endswith(kind)] for kind in ("base", "instruct")}
-    special = [m for m in zoo_models() if not m.endswith(tuple(kinds))]
-    return [found[0] for found in kinds.values() if found] + special
 
 
 def _label_style(model: LanguageModel, table: pd.DataFrame) -> str:
