@@ -138,7 +138,7 @@ def ask_dilemmas(
     frames = []
     for name in models.split(",") if models else dilemma_models():
         model = load_model(name, device="cpu")
-        style = _label_style(model, table)
+        style = label_style(model, table)
         for rate in rates:
             settings = {"dropout_rate": rate, "n_passes": passes if rate else 1, "seed": seed}
             asked = collect(model, table, prompt_style="dilemma", label_style=style, **settings)
@@ -153,14 +153,7 @@ def dilemma_models() -> list[str]:
     return [found[0] for found in kinds.values() if found] + special
 
 
-def zoo_models() -> list[str]:
-    """Return the folders of the zoo's models, relative to the project's root, smallest first."""
-    folders = [file.parent for file in (ROOT / "zoo").glob("*/model.safetensors")]
-    sizes = {f: (f / "model.safetensors").stat().st_size for f in folders}
-    return [f"zoo/{f.name}" for f in sorted(folders, key=lambda f: (sizes[f], f.name))]
-
-
-def _label_style(model: LanguageModel, table: pd.DataFrame) -> str:
+def label_style(model: LanguageModel, table: pd.DataFrame) -> str:
     """Return `space`, or `bare` where the tokenizer writes no label as one token after a space."""
     text = render_questions(table[:1], "dilemma")
     try:
@@ -168,6 +161,13 @@ def _label_style(model: LanguageModel, table: pd.DataFrame) -> str:
     except ValueError:
         return "bare"
     return "space"
+
+
+def zoo_models() -> list[str]:
+    """Return the folders of the zoo's models, relative to the project's root, smallest first."""
+    folders = [file.parent for file in (ROOT / "zoo").glob("*/model.safetensors")]
+    sizes = {f: (f / "model.safetensors").stat().st_size for f in folders}
+    return [f"zoo/{f.name}" for f in sorted(folders, key=lambda f: (sizes[f], f.name))]
 
 
 def _built(study: str, need: str, responses: Path, questions: Path):
