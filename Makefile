@@ -23,6 +23,7 @@ data: .venv/ready
 
 bench: .venv/ready .venv-peers/ready
 	.venv/bin/python benchmarks/measures.py
+	.venv/bin/python benchmarks/permutations.py
 	.venv/bin/python benchmarks/collect.py
 
 wheelhouse:

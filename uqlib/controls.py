@@ -110,6 +110,67 @@ def label_biased(questions: pd.DataFrame, seed: int = 0, sd: float = 1.0) -> lis
     return [softmax(logits + liking[: len(logits)]) for logits in _truth(questions)]
 
 
+def knows_its_errors(
+    questions: pd.DataFrame, seed: int = 0, accuracy: float = 0.6
+) -> list[np.ndarray]:
+    """Be sure and right, or unsure and wrong: uncertainty tells the two apart without fail.
+
+    The wrong answers exchange their right letters among themselves, so that every letter is given
+    exactly as often as it is right, both when sure and when unsure.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        With answers, and the same number of options throughout.
+    seed : int
+    accuracy : float
+        Probability of being right.
+
+    Raises
+    ------
+    ValueError
+        If the questions differ in their number of options, or one letter is right in more than
+        half of the questions answered wrongly.
+    """
+    counts = questions["choices"].map(len).to_numpy()
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"questions have {counts.min()} to {counts.max()} options; one number only"
+        )
+    rng = np.random.default_rng(seed)
+    answer = questions["answer"].to_numpy(dtype=int)
+    sure = rng.random(len(answer)) < accuracy
+    wrong = np.flatnonzero(~sure)
+    wrong = wrong[np.argsort(answer[wrong], kind="stable")]
+    commonest = np.bincount(answer[wrong], minlength=1).max()
+    if 2 * commonest > len(wrong):
+        raise ValueError(f"one letter is right in {commonest} of {len(wrong)} wrong answers")
+    given = answer.copy()
+    given[wrong] = np.roll(answer[wrong], commonest)
+    return [_leaning(*row, rng) for row in zip(given, counts, sure, strict=True)]
+
+
+def biased_when_unsure(
+    questions: pd.DataFrame, seed: int = 0, rate: float = 0.5
+) -> list[np.ndarray]:
+    """Guess, sure of any option or unsure and for the first: uncertainty says nothing of errors.
+
+    Parameters
+    ----------
+    questions : DataFrame
+    seed : int
+    rate : float
+        Probability of being unsure.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for choices in questions["choices"]:
+        sure = rng.random() >= rate
+        position = rng.integers(len(choices)) if sure else 0
+        rows.append(_leaning(position, len(choices), sure, rng))
+    return rows
+
+
 def content_free(
     questions: pd.DataFrame, seed: int = 0, bias: float = 3.0, sd: float = 1.0
 ) -> list[np.ndarray]:
@@ -252,6 +313,12 @@ def _truth(questions: pd.DataFrame) -> list[np.ndarray]:
             raise ValueError(f"question {row.question_id} has neither human shares nor an answer")
         logits.append(np.log(np.maximum(truth, FLOOR)))
     return logits
+
+
+def _leaning(position: int, n: int, sure: bool, rng: np.random.Generator) -> np.ndarray:
+    """Probabilities that are nearly even, or nearly all on one position."""
+    lean = rng.uniform(0.7, 0.95) if sure else rng.uniform(0.05, 0.3)
+    return np.full(n, (1 - lean) / n) + lean * np.eye(n)[position]
 
 
 def _one_hot(position: int, n: int) -> np.ndarray:

@@ -24,6 +24,10 @@ FAMILY_LABELS = {
     "tail": "probability of the tail",
 }
 
+TRAINING_KINDS = [
+    "form", "knowledge", "ordinal", "nominal", "moral", "category", "judged", "proposed"
+]  # fmt: skip
+
 
 def use_house_style() -> None:
     """Set fonts, sizes and the colour-blind safe palette for every figure that follows."""
@@ -78,6 +82,60 @@ def measure_grid(table: pd.DataFrame, value: str, ax: Axes, label: str, limit: f
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0)
     ax.tick_params(axis="x", rotation=90)
+    return ax
+
+
+def subject_grid(
+    table: pd.DataFrame,
+    value: str,
+    row: str,
+    subjects: list[str],
+    ax: Axes,
+    label: str,
+    limits: tuple[float, float] = (-1, 1),
+) -> Axes:
+    """Draw one value for every row and subject as a heat map.
+
+    Cells without a value are grey; `+` marks those where every answer is right, `-` where every
+    answer is wrong.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns `subject`, `accuracy`, `row` and `value`; rows are drawn in order of appearance.
+    value, row : str
+    subjects : list of str
+        The columns, in order.
+    ax : Axes
+    label : str
+        What the colour means.
+    limits : tuple of float
+        The colours' ends; they diverge from the middle if the lower end is negative.
+
+    Returns
+    -------
+    Axes
+    """
+    rows = list(dict.fromkeys(table[row]))
+    pick = lambda name: table.pivot(index=row, columns="subject", values=name).loc[rows, subjects]
+    grid, accuracy = pick(value), pick("accuracy")
+    marks = accuracy.map(lambda a: "+" if a == 1 else "\N{MINUS SIGN}" if a == 0 else "")
+    sns.heatmap(
+        grid,
+        ax=ax,
+        cmap=DIVERGING if limits[0] < 0 else "cividis",
+        vmin=limits[0],
+        vmax=limits[1],
+        linewidths=0.3,
+        xticklabels=True,
+        yticklabels=True,
+        cbar_kws={"shrink": 0.9, "aspect": 12},
+    )
+    for i, j in zip(*(grid.isna() & (marks != "")).to_numpy().nonzero(), strict=True):
+        ax.text(j + 0.5, i + 0.5, marks.iloc[i, j], ha="center", va="center", fontsize=7)
+    ax.set(xlabel="", ylabel="", facecolor="lightgrey")
+    ax.set_title(label)
+    ax.tick_params(length=0, labelsize=8 if len(subjects) < 30 else 6.5)
     return ax
 
 
@@ -215,3 +273,29 @@ def two_digits(value: float) -> str:
     ('-.25', '1.00', '')
     """
     return "" if pd.isna(value) else f"{value:.2f}".replace("0.", ".")
+
+
+def training_curves(records: pd.DataFrame) -> None:
+    """Draw the loss of every kind of question against tokens read, a line for each model.
+
+    Parameters
+    ----------
+    records : DataFrame
+        Of `uqlib.zoo.training_records`. Losses are running means of ten records.
+    """
+    kinds = [kind for kind in TRAINING_KINDS if kind in set(records["kind"])]
+    rows = -(-len(kinds) // 4)
+    fig, axes = plt.subplots(rows, 4, figsize=(10, 2.7 * rows), sharex=True, squeeze=False)
+    for ax, kind in zip(axes.flat, kinds, strict=False):
+        part = records[records["kind"] == kind]
+        for name, log in part.groupby("model", sort=False):
+            smooth = log[["loss", "irreducible"]].rolling(10, min_periods=1).mean()
+            ax.plot(log["tokens"] / 1e6, smooth["loss"], label=name)
+        ax.plot(log["tokens"] / 1e6, smooth["irreducible"], "--", color="black", linewidth=1)
+        ax.set(title=kind, ylim=(0, None))
+    for ax in axes.flat[len(kinds) :]:
+        ax.set_axis_off()
+    if kinds:
+        fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    fig.supxlabel("tokens (millions)", fontsize=10)
+    fig.supylabel("loss (nats)", fontsize=10)

@@ -9,10 +9,8 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from uqlib.artifacts import only_one
 from uqlib.paths import ROOT, model_name, resolve
+from uqlib.processes import end_with_parent
 from uqlib.questions.sources import FOLDERS, fetch, missing_files
 
 PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
@@ -193,18 +192,6 @@ def download(source: str) -> bool:
         )
         return False
     return True
-
-
-def end_with_parent() -> None:
-    """Kill this process soon after the process that started it has died; its kernel follows."""
-    parent = os.getppid()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def collected_models(profile: dict, study: str) -> dict[str, str]:

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uqlib.conjoint import marginal_effects
 from uqlib.questions import moral
-from uqlib.questions.moral import moral_scenarios, saved
-
-
-def differences(conjoint, case):
-    effects = marginal_effects(conjoint, saved(conjoint, case), weighting="equal")
-    return effects.set_index("dimension")["effect"]
+from uqlib.questions.moral import moral_scenarios, saved, saving_differences
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +47,20 @@ def test_always_case_2_has_the_published_signs(published):
     # In the published analysis, with its weights, the same responder scores Gender +.43, Fitness
     # -.44, Relation -1.00; without weights the six attributes are half of one in expectation.
     conjoint = published[1][published[1].scenario_type.isin(moral.ATTRIBUTES)]
-    score = differences(conjoint, 2)
+    score = saving_differences(conjoint, saved(conjoint, 2))
     assert score["relation"] == -1
     signs = {"gender": 1, "fitness": -1, "status": -1, "age": 1, "number": -1, "species": 1}
     for dimension, sign in signs.items():
         assert score[dimension] * sign == pytest.approx(0.5, abs=0.11)
     assert score[["intervention", "law"]].abs().max() < 0.06
-    pd.testing.assert_series_equal(differences(conjoint, 1), -score)
+    pd.testing.assert_series_equal(saving_differences(conjoint, saved(conjoint, 1)), -score)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2]))
 def test_position_carries_no_information_when_counterbalanced(seed, case):
     _, conjoint = moral_scenarios(3, seed=seed, design="counterbalanced")
-    score = differences(conjoint, case)
+    score = saving_differences(conjoint, saved(conjoint, case))
     assert score.dropna().abs().max() < 1e-12
     for column in ("group", "attribute_level", "intervention", "barrier", "crossing_signal"):
         per_case = conjoint.groupby("case")[column].value_counts()
@@ -100,22 +94,22 @@ def test_both_orientations_can_be_recovered(design):
 def test_texts_say_what_the_table_says(counterbalanced):
     questions, conjoint = counterbalanced
     rows = dict(tuple(conjoint.groupby("question_id")))
-    numbers = {word: k for k, word in enumerate(["a", "two", "three", "four", "five"], start=1)}
+    numbers = {word: k for k, word in enumerate(["one", "two", "three", "four", "five"], start=1)}
     for question in questions.iloc[::7].itertuples():
         for choice, row in zip(
             question.choices, rows[question.question_id].itertuples(), strict=True
         ):
-            killed, spared = choice.split("It spares ")
-            assert ("swerves" in killed) == row.intervention
-            assert ("concrete barrier" in killed) == row.barrier
-            assert ("on green" in killed, "on red" in killed) == (
+            assert ("swerves" in choice) == row.intervention
+            assert ("concrete barrier" in choice) == row.barrier
+            assert ("inside the car" in choice) == row.barrier
+            assert ("on green" in choice, "on red" in choice) == (
                 row.crossing_signal == 1,
                 row.crossing_signal == 2,
             )
-            assert ("inside the car" in spared) == (not row.ped_ped and not row.barrier)
-            who = re.search("This kills (.*), who", killed)[1]
+            size, who = re.search("This kills (.*): (.*), who", choice).groups()
             words = [part.split(" ")[0] for part in re.split(", | and ", who)]
-            assert sum(numbers["a" if word == "an" else word] for word in words) == row.n_characters
+            parts = [1 if word in ("a", "an") else numbers[word] for word in words]
+            assert numbers[size] == sum(parts) == row.n_characters
         assert ("island" in question.text) == rows[question.question_id].ped_ped.all()
 
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -184,3 +186,17 @@ def test_an_unknown_split_names_those_there_are():
         world.opinion_questions(10, split="test")
     with pytest.raises(ValueError, match="only_told"):
         world.knowledge_questions(10, split="test")
+
+
+def test_categories_are_shared_in_proportion_to_what_is_mentioned():
+    domain_of = {item: domain for domain, items in world.ITEMS.items() for item in items}
+    table = world.category_questions(400, seed=2)
+    for row in table.itertuples():
+        mentioned = re.search("here: (.*)[?]", row.text)[1].split(", ")
+        domains = [domain_of[item] for item in mentioned]
+        expected = [domains.count(choice) / len(domains) for choice in row.choices]
+        np.testing.assert_allclose(row.human_shares, expected)
+        assert (row.subject == "one reading") == (len(set(domains)) == 1)
+        modes = [k for k, share in enumerate(expected) if share == max(expected)]
+        assert row.answer == modes[0] if len(modes) == 1 else pd.isna(row.answer)
+    assert set(table.choices.str.len()) == {3, 4, 5, 6}

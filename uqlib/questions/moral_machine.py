@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from uqlib.questions.world_morals import HUMAN_EFFECTS as POOLED
+
 SHARED_RESPONSES = "shared_responses_Phi-3.5-mini-instruct.csv"
 NAMES = {
     "Intervention": "intervention",
@@ -17,21 +19,9 @@ NAMES = {
     "No. Characters": "number",
     "Species": "species",
 }
-HUMAN_EFFECTS = pd.Series(
-    {
-        "intervention": 0.061,
-        "relation": 0.097,
-        "law": 0.353,
-        "gender": 0.119,
-        "fitness": 0.160,
-        "status": 0.345,
-        "age": 0.497,
-        "number": 0.651,
-        "species": 0.585,
-    }
-)
-POOLED_NUMBER = 0.506
-POOLED_HUMAN_EFFECTS = HUMAN_EFFECTS.where(HUMAN_EFFECTS.index != "number", POOLED_NUMBER)
+POOLED_HUMAN_EFFECTS = pd.Series(POOLED)
+HUMAN_EFFECTS = POOLED_HUMAN_EFFECTS.where(POOLED_HUMAN_EFFECTS.index != "number", 0.651)
+"""Awad et al. (2018), Figure 2a; the effect of *number* is that at four more characters."""
 
 _TYPES = {"Social Value": "status", "Utilitarian": "number"} | {
     name: name.lower() for name in ("Age", "Fitness", "Gender", "Species")
