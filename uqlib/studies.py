@@ -112,38 +112,60 @@ def load_dilemmas(
     return pd.concat(frames, ignore_index=True), conjoint
 
 
-def ask_dilemmas(
-    models: str, table: pd.DataFrame, rates: list[float], passes: int, seed: int = 0
-) -> pd.DataFrame:
-    """Ask models moral dilemmas, plainly and under attention dropout.
+def dilemmas_under_dropout(
+    design: str,
+    scenarios: int,
+    dimensions: list[str],
+    models: list[str],
+    rates: list[float],
+    passes: int,
+    seed: int = 0,
+    dropped: str = "",
+    responses: str = "",
+    questions: str = "",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return answers to moral dilemmas, plain and under attention dropout.
 
     Parameters
     ----------
-    models : str
-        Folders or hub ids, separated by commas; empty: `dilemma_models`.
-    table : DataFrame
-        A question table, as from `uqlib.questions.moral.moral_scenarios`.
+    design, scenarios, dimensions, seed
+        Of `uqlib.questions.moral.moral_scenarios`; the seed also of the masks.
+    models : list of str
+        Folders or hub ids to ask now, on the CPU.
     rates : list of float
         Dropout rates; at 0 every question is asked once.
     passes : int
         Masks a question at the other rates.
-    seed : int
-        Of the masks.
+    dropped : str
+        Studies that hold such answers, separated by commas; then nobody is asked, and only the
+        design and the dimensions are looked at.
+    responses, questions : str
+        Folders of these studies; empty for those of the built book.
 
     Returns
     -------
-    DataFrame
+    responses : DataFrame
         A response table.
+    conjoint : DataFrame
+        The scenarios' rows for analysis.
+
+    Raises
+    ------
+    ValueError
+        If a study named holds no such answers.
     """
+    if dropped:
+        return _dropped(dropped.split(","), f"moral_{design}", dimensions, responses, questions)
+    table, conjoint = moral_scenarios(scenarios, seed, design, dimensions)
     frames = []
-    for name in models.split(",") if models else dilemma_models():
+    for name in models:
         model = load_model(name, device="cpu")
         style = label_style(model, table)
         for rate in rates:
             settings = {"dropout_rate": rate, "n_passes": passes if rate else 1, "seed": seed}
             asked = collect(model, table, prompt_style="dilemma", label_style=style, **settings)
             frames.append(asked)
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), conjoint
 
 
 def dilemma_models() -> list[str]:
@@ -188,6 +210,20 @@ def _on_the_spot(study: str, need: str):
         table, _ = load_coane(folder)
         asked = [load_published(folder, model, table) for model in published_models(folder)]
         yield join_questions(pd.concat(asked, ignore_index=True), table)
+
+
+def _dropped(studies: list[str], dataset: str, dimensions: list[str], responses, questions):
+    folder, tables = resolve(responses or f"{BUILT}/responses"), questions or f"{BUILT}/questions"
+    conjoint = read_parquet(resolve(tables) / "conjoint" / f"{dataset}.parquet")
+    conjoint = conjoint[conjoint["scenario_type"].isin(dimensions)].reset_index(drop=True)
+    frames = []
+    for study in studies:
+        names = {path.stem for path in folder.glob(f"{study}/*/{dataset}*.parquet")}
+        if not names:
+            raise ValueError(f"study {study} holds no answers to {dataset}")
+        frames += [read_responses(folder, study, name) for name in sorted(names)]
+    table = pd.concat(frames, ignore_index=True)
+    return table[table["question_id"].isin(conjoint["question_id"])], conjoint
 
 
 def _source(frame: pd.DataFrame) -> dict:
