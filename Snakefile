@@ -86,7 +86,7 @@ def parameters(notebook, **given):
 
 
 SCHEMA = code("artifacts", "paths", "questions/schema")
-COLLECTION = SCHEMA + code("collect", "forward", "measures", "models", "prompts", "responses")
+COLLECTION = SCHEMA + code("collect", "dropout", "forward", "measures", "models", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
 PLAYGROUND = ["uqlib/playground.css", "uqlib/playground.js"]
 RUN = (
