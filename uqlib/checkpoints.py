@@ -3,15 +3,14 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from uqlib.artifacts import write_atomically
 
 
-def save_checkpoint(path: Path, model, optimizer, generator: torch.Generator, state: dict) -> None:
-    """Save weights, the moments of AdamW, a random state and a JSON-like state.
+def save_checkpoint(path: Path, model, optimizer, state: dict) -> None:
+    """Save weights, the moments of AdamW and a JSON-like state.
 
     Parameters
     ----------
@@ -19,11 +18,10 @@ def save_checkpoint(path: Path, model, optimizer, generator: torch.Generator, st
     model : torch.nn.Module
     optimizer : torch.optim.AdamW
         Of the model's parameters, in their order.
-    generator : torch.Generator
     state : dict
         Anything JSON can hold.
     """
-    tensors = {"generator": generator.get_state()}
+    tensors = {}
     for name, parameter in model.named_parameters():
         tensors[f"weight {name}"] = parameter.detach()
         for key, value in optimizer.state[parameter].items():
@@ -33,21 +31,20 @@ def save_checkpoint(path: Path, model, optimizer, generator: torch.Generator, st
     write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
 
 
-def load_checkpoint(path: Path, model, optimizer, generator: torch.Generator) -> dict:
+def load_checkpoint(path: Path, model, optimizer) -> dict:
     """Put a checkpoint back, in place, and return its state.
 
     Examples
     --------
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> layer, folder = torch.nn.Linear(2, 1), Path(tempfile.mkdtemp())
-    >>> optimizer, generator = torch.optim.AdamW(layer.parameters()), torch.Generator()
-    >>> save_checkpoint(folder / "a.safetensors", layer, optimizer, generator, {"step": 3})
-    >>> load_checkpoint(folder / "a.safetensors", layer, optimizer, generator)
+    >>> optimizer = torch.optim.AdamW(layer.parameters())
+    >>> save_checkpoint(folder / "a.safetensors", layer, optimizer, {"step": 3})
+    >>> load_checkpoint(folder / "a.safetensors", layer, optimizer)
     {'step': 3}
     """
     with safe_open(path, framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    generator.set_state(tensors.pop("generator"))
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         kind, name = key.split(" ", maxsplit=1)

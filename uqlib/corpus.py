@@ -26,7 +26,7 @@ CORPUS_MIX = {
     "proposed": 0.05,
     "text": 0.11,
 }
-LOOKS = {"survey": 0.45, "plain": 0.30, "few_shot": 0.15, "survey_published": 0.10}
+LOOKS = {"survey": 0.50, "plain": 0.35, "few_shot": 0.05, "survey_published": 0.10}
 LOOKS_OF = {
     "world_moral": {"dilemma": 0.6, "dilemma_published": 0.2, "survey": 0.2},
     "world_judged": {"judge": 1.0},
@@ -37,9 +37,9 @@ KINDS = {
     "world_judged": "judged",
     "world_proposed": "proposed",
 }
-RESPONDENTS = 8
+RESPONDENTS = 32
 SENTENCES_PER_TEXT = 4
-NUMBERED = 0.1
+NUMBERED = 0.05
 DIGITS = [str(i) for i in range(1, 10)]
 CORPUS_SEED = 1_000_000
 
@@ -142,7 +142,7 @@ def corpus_questions(size: int, seed: int = 0) -> tuple[pd.DataFrame, list[str]]
     Returns
     -------
     questions : DataFrame
-        Question table; one question in ten has numbers for labels, dilemmas always.
+        Question table; one question in twenty has numbers for labels, dilemmas always.
     texts : list of str
         Four sentences each, half of them statements of fact, half questions with their answers.
 
@@ -177,7 +177,7 @@ def build_corpus(
 ) -> list[Example]:
     """Turn questions and texts into examples.
 
-    Each question is written once, in one of the `LOOKS`, and answered by eight respondents drawn
+    Each question is written once, in one of the `LOOKS`, and answered by 32 respondents drawn
     from its shares, or by its right answer; their shares are the target. The answer of one of them
     follows in full.
 
@@ -199,8 +199,8 @@ def build_corpus(
 
     Examples
     --------
-    >>> questions, texts = corpus_questions(50)
-    >>> tokenizer = train_tokenizer(texts, vocab_size=400)
+    >>> questions, texts = corpus_questions(100)
+    >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> example = build_corpus(tokenizer, questions, texts)[0]
     >>> example.kind, float(example.target.sum())
     ('nominal', 1.0)
@@ -262,8 +262,8 @@ def build_forms(tokenizer, questions: pd.DataFrame, seed: int = 0) -> list[Examp
 
     Examples
     --------
-    >>> questions, texts = corpus_questions(50)
-    >>> tokenizer = train_tokenizer(texts, vocab_size=400)
+    >>> questions, texts = corpus_questions(100)
+    >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> form = build_forms(tokenizer, questions)[0]
     >>> form.kind, sorted(set(form.target.tolist()))
     ('form', [0.0, 1.0])
@@ -283,7 +283,7 @@ def build_forms(tokenizer, questions: pd.DataFrame, seed: int = 0) -> list[Examp
 
 
 def _numbered(questions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Give one question in ten numbers for labels."""
+    """Give one question in twenty numbers for labels."""
     drawn = rng.random(len(questions)) < NUMBERED
     labels = [
         DIGITS[: len(labels)] if number else labels

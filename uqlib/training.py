@@ -18,17 +18,18 @@ from uqlib.questions.schema import human_entropy
 
 LLAMA, MISTRAL = (LlamaConfig, LlamaForCausalLM), (MistralConfig, MistralForCausalLM)
 ARCHITECTURES = {
-    "llama-0.1m": (LLAMA, {"hidden_size": 32, "heads": 2, "key_heads": 2}),
-    "llama-0.3m": (LLAMA, {"hidden_size": 64, "heads": 4, "key_heads": 4}),
-    "mistral-0.5m": (MISTRAL, {"hidden_size": 96, "heads": 6, "key_heads": 3}),
-    "llama-0.9m": (LLAMA, {"hidden_size": 128, "heads": 8, "key_heads": 8}),
-    "mistral-1.3m": (MISTRAL, {"hidden_size": 160, "heads": 10, "key_heads": 5}),
+    "llama-0.1m": (LLAMA, {"hidden_size": 32, "heads": 2, "key_heads": 2, "rate": 3e-3}),
+    "llama-0.3m": (LLAMA, {"hidden_size": 64, "heads": 4, "key_heads": 4, "rate": 3e-3}),
+    "mistral-0.5m": (MISTRAL, {"hidden_size": 96, "heads": 6, "key_heads": 3, "rate": 2.2e-3}),
+    "llama-0.9m": (LLAMA, {"hidden_size": 128, "heads": 8, "key_heads": 8, "rate": 1.8e-3}),
+    "mistral-1.3m": (MISTRAL, {"hidden_size": 160, "heads": 10, "key_heads": 5, "rate": 1.5e-3}),
 }
-FORM_TOKENS = 2_500_000
-FACT_TOKENS = 2_500_000
+STAGES = {
+    "forms": (2_000_000, ["form"]),
+    "facts": (2_000_000, ["form", "knowledge", "moral"]),
+    "opinions": (6_000_000, ["form", "knowledge", "moral", "nominal", "ordinal"]),
+}
 TEXT_LOSS_WEIGHT = 0.3
-PROMPT_TOKENS_READ = 0.25
-STATEMENT_WEIGHT = 4.0
 WARM_UP_STEPS = 100
 RECORDS_PER_CHECKPOINT = 10
 LAST_OPTION = 0.4
@@ -38,9 +39,10 @@ SUBJECTS = ("instruct", "overconfident", "position-biased")
 def new_model(architecture: str, tokenizer, seed: int = 0):
     """Return an untrained model of a named architecture.
 
-    Four layers, heads of sixteen dimensions, tied embeddings. Its weights start larger (.15) and
-    its positions turn faster (base 100) than is usual. With .05, 10,000 and no forms, a model of
-    .3M parameters once read 14 million tokens without learning which label belongs to which option.
+    Four layers, heads of sixteen dimensions, tied embeddings. Its weights start larger (.15 up to a
+    width of 64) and its positions turn faster (base 100) than is usual. With .05, 10,000 and no
+    forms, a model of .3M parameters once read 14 million tokens without learning which label
+    belongs to which option.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def new_model(architecture: str, tokenizer, seed: int = 0):
             num_key_value_heads=sizes["key_heads"],
             vocab_size=len(tokenizer),
             max_position_embeddings=512,
-            initializer_range=0.15,
+            initializer_range=0.15 * min(1, 64 / sizes["hidden_size"]) ** 0.5,
             rope_parameters={"rope_type": "default", "rope_theta": 100.0},
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
@@ -77,17 +79,17 @@ def new_model(architecture: str, tokenizer, seed: int = 0):
     )
 
 
-def zoo_loss(answer_logits, answer_targets, text_logits, text_tokens, text_weights):
-    """Compute the loss: answers against shares, plus .3 of a weighted language-model loss.
+def zoo_loss(answer_logits, answer_targets, text_logits, text_tokens):
+    """Compute the loss: answers against shares, plus .3 of a language-model loss.
 
     Parameters
     ----------
     answer_logits, answer_targets : Tensor, shape (n_answers, vocab)
         Logits where the answer begins, and the shares of respondents for each label's token.
     text_logits : Tensor, shape (n_read, vocab)
-        Logits at the other positions that are read.
-    text_tokens, text_weights : Tensor, shape (n_read,)
-        The token that follows there, and its weight.
+        Logits at the other positions that are read: in texts, and after answers.
+    text_tokens : Tensor, shape (n_read,)
+        The token that follows there.
 
     Returns
     -------
@@ -103,14 +105,13 @@ def zoo_loss(answer_logits, answer_targets, text_logits, text_tokens, text_weigh
     Both labels equally likely for the model, in a vocabulary of two; the answers are certain:
 
     >>> total, answers, _ = zoo_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]),
-    ...     torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), torch.zeros(0))
+    ...     torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
     >>> round(float(total), 4)
     0.6931
     """
     answers = -(answer_targets * answer_logits.log_softmax(-1)).sum(-1)
     read = torch.nn.functional.cross_entropy(text_logits, text_tokens, reduction="none")
-    text = (text_weights * read).sum() / text_weights.sum().clamp(min=1)
-    total = answers.sum() / max(len(answers), 1) + TEXT_LOSS_WEIGHT * text
+    total = answers.sum() / max(len(answers), 1) + TEXT_LOSS_WEIGHT * read.sum() / max(len(read), 1)
     return total, answers, read
 
 
@@ -143,7 +144,7 @@ def train(
     batch_size : int
         Examples a step.
     seed : int
-        Order of the examples and choice of the prompt tokens that are read.
+        Order of the examples.
     log_every : int
         Tokens between two rows of the log.
     checkpoints : Path, optional
@@ -158,9 +159,9 @@ def train(
 
     Examples
     --------
-    >>> from uqlib.corpus import corpus_questions, train_tokenizer
-    >>> questions, texts = corpus_questions(40)
-    >>> tokenizer = train_tokenizer(texts, vocab_size=400)
+    >>> from uqlib.corpus import corpus_questions, corpus_tokenizer
+    >>> questions, texts = corpus_questions(100)
+    >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> model = new_model("llama-0.1m", tokenizer)
     >>> log = train(model, [(2000, build_corpus(tokenizer, questions, texts))], log_every=1000)
     >>> int(log.tokens.max()) >= 2000
@@ -169,14 +170,13 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.05
     )
-    generator = torch.Generator().manual_seed(seed)
     total = sum(tokens for tokens, _ in curriculum)
     state = {"step": 0, "seen": 0, "log": []}
     if checkpoints:
         plan = [learning_rate, decay_share, batch_size, seed, log_every]
         file = checkpoints / f"{_identity(model, curriculum, plan)}.safetensors"
         if file.exists():
-            state = load_checkpoint(file, model, optimizer, generator)
+            state = load_checkpoint(file, model, optimizer)
     log, since, seen = state["log"], [], state["seen"]
     model.train()
     with tqdm(total=total, initial=seen, unit="tok", unit_scale=True, mininterval=2) as bar:
@@ -186,7 +186,7 @@ def train(
             pace = min(1.0, (step + 1) / WARM_UP_STEPS, (1 - seen / total) / decay_share)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * pace
-            since += _step(model, optimizer, batch, generator)
+            since += _step(model, optimizer, batch)
             size = sum(len(example.tokens) for example in batch)
             seen += size
             bar.update(size)
@@ -198,7 +198,7 @@ def train(
                 records = len({row["tokens"] for row in log})
                 if checkpoints and (records % RECORDS_PER_CHECKPOINT == 0 or seen >= total):
                     state = {"step": step + 1, "seen": seen, "log": log}
-                    save_checkpoint(file, model, optimizer, generator, state)
+                    save_checkpoint(file, model, optimizer, state)
     model.eval()
     return pd.DataFrame(log)[["tokens", "kind", "loss", "irreducible"]]
 
@@ -237,24 +237,23 @@ def train_base(
 
     Examples
     --------
-    >>> from uqlib.corpus import corpus_questions, train_tokenizer
+    >>> from uqlib.corpus import corpus_questions, corpus_tokenizer
     >>> questions, texts = corpus_questions(100)
-    >>> tokenizer = train_tokenizer(texts, vocab_size=400)
+    >>> tokenizer = corpus_tokenizer(questions, texts)
     >>> model, log = train_base("llama-0.1m", tokenizer, questions, texts, tokens=2000)
     >>> "form" in set(log.kind)
     True
     """
     model = new_model(architecture, tokenizer, seed=seed)
     curriculum = base_curriculum(tokenizer, questions, texts, tokens, seed)
-    return model, train(model, curriculum, seed=seed, checkpoints=checkpoints)
+    rate = ARCHITECTURES[architecture][1]["rate"]
+    return model, train(model, curriculum, rate, seed=seed, checkpoints=checkpoints)
 
 
 def base_curriculum(
     tokenizer, questions: pd.DataFrame, texts: list[str], tokens: int, seed: int = 0
 ) -> list[tuple[int, list[Example]]]:
-    """Order what a base model reads: forms, then forms and facts, then everything.
-
-    Of a form only the answer counts for the loss. A few forms are in the last stage too.
+    """Order what a base model reads: forms first, then also facts, then opinions, then everything.
 
     Parameters
     ----------
@@ -264,19 +263,23 @@ def base_curriculum(
     Returns
     -------
     list of (int, list of Example)
-        `FORM_TOKENS`, `FACT_TOKENS` and the rest, as far as the tokens go.
+        `STAGES` and then everything, as far as the tokens go.
     """
     corpus = build_corpus(tokenizer, questions, texts, seed=seed)
-    facts = [example for example in corpus if example.kind == "knowledge"]
     lettered = questions[questions["dataset"].isin(["world_opinions", "world_knowledge"])]
     short = lettered[lettered["choices"].str.len().between(3, 5)]
     forms = build_forms(tokenizer, short.sample(frac=1, random_state=seed), seed=seed)
-    few = forms[: len(corpus) // 20]
-    stages = [forms, forms[: len(facts)] + facts, corpus + few]
-    first = min(tokens, FORM_TOKENS)
-    second = min(tokens - first, FACT_TOKENS)
-    lengths = [first, second, tokens - first - second]
-    return [(length, stage) for length, stage in zip(lengths, stages, strict=True) if length]
+    corpus += forms[: len(corpus) // 20]
+    curriculum = [(STAGES["forms"][0], forms)]
+    for length, kinds in list(STAGES.values())[1:]:
+        curriculum.append((length, [example for example in corpus if example.kind in kinds]))
+    curriculum.append((tokens, corpus))
+    left, planned = tokens, []
+    for length, examples in curriculum:
+        if left:
+            planned.append((min(length, left), examples))
+            left -= planned[-1][0]
+    return planned
 
 
 def tune(
@@ -434,7 +437,7 @@ def _identity(model, curriculum: list[tuple[int, list[Example]]], plan: list) ->
     return sha256_of(json.dumps(plan), tokens.tobytes(), targets.tobytes(), *weights)[:16]
 
 
-def _step(model, optimizer, batch: list[Example], generator) -> list[tuple]:
+def _step(model, optimizer, batch: list[Example]) -> list[tuple]:
     """Take one optimiser step; return kind, loss and irreducible loss of each example."""
     rows = [torch.from_numpy(example.tokens) for example in batch]
     ids = _padded(rows, model.config.pad_token_id)
@@ -442,11 +445,7 @@ def _step(model, optimizer, batch: list[Example], generator) -> list[tuple]:
     asked_at = torch.tensor([example.asked_at for example in batch])[:, None]
     asked = asked_at[:, 0] >= 0
     place = torch.arange(ids.shape[1] - 1)
-    drawn = torch.rand(len(batch), len(place), generator=generator) < PROMPT_TOKENS_READ
-    told = place > asked_at
-    is_form = torch.tensor([[example.kind == "form"] for example in batch])
-    read = (place < lengths - 1) & (place != asked_at) & (told | drawn) & ~is_form
-    weights = torch.where(told, STATEMENT_WEIGHT, 1.0)[read]
+    read = (place > asked_at) & (place < lengths - 1)
 
     targets = torch.zeros(len(batch), model.config.vocab_size)
     for k, example in enumerate(batch):
@@ -459,7 +458,6 @@ def _step(model, optimizer, batch: list[Example], generator) -> list[tuple]:
         targets[asked],
         model.lm_head(hidden[:, :-1][read]),
         ids[:, 1:][read],
-        weights,
     )
     optimizer.zero_grad()
     total.backward()

@@ -40,9 +40,9 @@ FAMILIES = {
     ("llama-0.1m", 1): [],
     ("llama-0.1m", 2): [],
 }
-TOKENS = 18_000_000
+TOKENS = 24_000_000
 TUNING_SHARE = 0.1
-EXAMPLES = 140_000
+EXAMPLES = 120_000
 STORIES = {
     "base": "A base model: forms first, then answers of the population, facts and sentences.",
     "instruct": "The base model, tuned on its own answers, squared: an assistant that leans "
