@@ -44,10 +44,11 @@ COLLECTED = {
     for study in PROFILE["collect"]
     for name, model in pipeline.collected_models(PROFILE, study).items()
 }
+ENDING = {study: pipeline.condition_ending(e["settings"]) for study, e in PROFILE["collect"].items()}
 if workflow.is_main_process:
     pipeline.check_access(COLLECTED.values())
 RESPONSE_FILES = [
-    f"{RESPONSES}/{study}/{name}/{dataset}.parquet"
+    f"{RESPONSES}/{study}/{name}/{dataset}{ENDING[study]}.parquet"
     for study, name in COLLECTED
     for dataset in PROFILE["collect"][study]["questions"]
 ]
@@ -59,6 +60,7 @@ PUBLISHED_FILES = [
     if not file.endswith("_data.parquet")
 ]
 OWN_RULE = [*QUESTION_NOTEBOOKS, "74_published_outputs", "90_ledger"]
+EFFECTS = [data_folder() / f for f in files_of("moral_machine") if "moral_machine" in PRESENT]
 CHAPTERS = [notebook for notebook in PROFILE["chapters"] if notebook not in OWN_RULE]
 
 
@@ -84,7 +86,7 @@ def parameters(notebook, **given):
 
 
 SCHEMA = code("artifacts", "paths", "questions/schema")
-COLLECTION = SCHEMA + code("collect", "forward", "measures", "models", "prompts", "responses")
+COLLECTION = SCHEMA + code("collect", "dropout", "forward", "measures", "models", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
 PLAYGROUND = ["uqlib/playground.css", "uqlib/playground.js"]
 RUN = (
@@ -131,7 +133,10 @@ for (study, name), model in COLLECTED.items():
             model=sorted(map(str, Path(model).glob("*.*"))) if Path(model).is_dir() else [],
         output:
             notebook=f"{BUILD}/collections/{study}/{name}.ipynb",
-            tables=[f"{RESPONSES}/{study}/{name}/{dataset}.parquet" for dataset in entry["questions"]],
+            tables=[
+                f"{RESPONSES}/{study}/{name}/{dataset}{ENDING[study]}.parquet"
+                for dataset in entry["questions"]
+            ],
         params:
             parameters=parameters(
                 "14_collect_responses",
@@ -173,6 +178,8 @@ for notebook in CHAPTERS:
             zoo=sorted(map(str, Path("zoo").glob("*/*.*"))),
             benchmarks=sorted(map(str, Path("benchmarks/results").glob("*.json"))),
             questions=[table("world_opinions"), table("world_knowledge")],
+            dilemmas=[table(f"conjoint/{dataset}") for dataset in MORAL] if notebook[0] == "5" else [],
+            effects=EFFECTS if notebook[:2] in ("52", "53", "54") else [],
             responses=RESPONSE_FILES + PUBLISHED_FILES if "studies" in declared else [],
         output:
             notebook=f"{BUILD}/notebooks/{notebook}.ipynb",

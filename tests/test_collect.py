@@ -16,6 +16,7 @@ from uqlib.collect import (
     collect_to_file,
     plan_collection,
 )
+from uqlib.dropout import attention_dropout, row_seed
 from uqlib.measures import MEASURES, choice_entropy, vocabulary_measures
 from uqlib.models import encode_prompts, option_tokens
 from uqlib.prompts import render
@@ -281,3 +282,107 @@ def test_two_writers_of_one_file_are_refused(model, questions, tmp_path, monkeyp
     monkeypatch.setattr(collection, "next_token_log_probs", intrude)
     collect_to_file(model, plan, path)
     assert path.exists()
+
+
+def dropped(model, questions, **settings):
+    return collect(model, questions, dropout_rate=0.2, n_passes=3, **settings)
+
+
+def test_passes_are_rows_and_each_has_its_own_masks(model, questions):
+    responses = dropped(model, questions)
+    assert list(responses.pass_index) == [0] * 4 + [1] * 4 + [2] * 4
+    assert list(responses.question_id) == 3 * list(questions.question_id)
+    assert set(responses.condition) == {"dropout=0.2"}
+    assert np.allclose(responses.dropout_rate, 0.2)
+    plain = collect(model, questions)
+    for _, part in responses.groupby("question_id"):
+        assert part.total_entropy.nunique() == 3
+    assert not np.isin(responses.total_entropy, plain.total_entropy).any()
+    assert set(plain.dropout_rate) == {0} and set(plain.pass_index) == {0}
+
+
+def test_masks_follow_the_question_and_the_pass_and_nothing_else(model, questions):
+    whole = dropped(model, questions).set_index(["question_id", "pass_index"])
+    alone = dropped(model, questions[2:3].reset_index(drop=True), batch_tokens=1)
+    for row in alone.itertuples():
+        np.testing.assert_allclose(
+            row.choice_log_probs,
+            whole.loc[(row.question_id, row.pass_index)].choice_log_probs,
+            atol=1e-5,
+        )
+    fewer = collect(model, questions, dropout_rate=0.2, n_passes=1)
+    np.testing.assert_allclose(fewer.total_entropy, whole.total_entropy[:4], atol=1e-5)
+    other = dropped(model, questions, seed=1)
+    assert (np.abs(other.total_entropy.to_numpy() - whole.total_entropy.to_numpy()) > 1e-6).all()
+
+
+def test_a_row_under_dropout_is_the_networks_own_pass_with_those_masks(model, questions):
+    row = dropped(model, questions, seed=3).iloc[5]
+    question = questions.iloc[1]
+    prompt = render(question.text, question.choices, question.labels)
+    ids = torch.tensor(encode_prompts(model.tokenizer, [prompt]))
+    seed = row_seed(3, "demo", question.question_id, 1)
+    with torch.no_grad(), attention_dropout(model.network, 0.2, seed=seed):
+        log_probs = model.network(ids).logits[0, -1].log_softmax(-1)
+    tokens = option_tokens(model.tokenizer, prompt, question.labels)
+    expected = log_probs[[t for (t,) in tokens]]
+    np.testing.assert_allclose(row.choice_log_probs, expected, atol=1e-5)
+
+
+def test_no_beginning_is_shared_under_dropout(model, questions):
+    assert plan_collection(model, many(questions)).batches[0].shared > 0
+    plan = plan_collection(model, many(questions), dropout_rate=0.1, n_passes=2)
+    assert {batch.shared for batch in plan.batches} == {0}
+    assert len(plan.prompts) == 2 * len(many(questions))
+
+
+def test_an_interrupted_run_under_dropout_ends_in_the_same_bytes(
+    model, questions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(collection, "BATCHES_PER_SHARD", 2)
+    settings = {"dropout_rate": 0.1, "n_passes": 2, "batch_tokens": 300}
+    plan = plan_collection(model, many(questions, copies=10), **settings)
+    whole, stopped = tmp_path / "whole/demo.parquet", tmp_path / "stopped/demo.parquet"
+    collect_to_file(model, plan, whole)
+    real, calls = collection.next_token_log_probs, []
+
+    def stop_at_fifth(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(collection, "next_token_log_probs", stop_at_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        collect_to_file(model, plan, stopped)
+    monkeypatch.setattr(collection, "next_token_log_probs", real)
+    collect_to_file(model, plan, stopped)
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert read_manifest(whole)["dropout_rate"] == 0.1
+    with pytest.raises(ValueError, match="n_passes: 2 instead of 3"):
+        settings["n_passes"] = 3
+        collect_to_file(
+            model, plan_collection(model, many(questions, copies=10), **settings), whole
+        )
+
+
+def test_out_of_memory_keeps_each_rows_masks(model, questions, monkeypatch):
+    expected = dropped(model, questions)
+    real = collection.next_token_log_probs
+
+    def small(network, prompts, *rest):
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError
+        return real(network, prompts, *rest)
+
+    monkeypatch.setattr(collection, "next_token_log_probs", small)
+    halved = dropped(model, questions)
+    np.testing.assert_allclose(halved.total_entropy, expected.total_entropy, atol=1e-5)
+
+
+def test_passes_without_dropout_are_refused(model, questions):
+    for settings in ({"n_passes": 2}, {"n_passes": 0, "dropout_rate": 0.1}):
+        with pytest.raises(ValueError, match="one without dropout, at least one with it"):
+            plan_collection(model, questions, **settings)
+    with pytest.raises(ValueError, match=r"\[0, 1\), not 1"):
+        plan_collection(model, questions, dropout_rate=1.0)

@@ -185,3 +185,17 @@ def test_models_that_cannot_be_had_are_all_named_before_work_starts(monkeypatch,
 def test_a_hub_model_out_of_reach_is_refused_with_the_hubs_message():
     with pytest.raises(OSError, match=r"org/model: .* Hub"):
         pipeline.check_access(["org/model"])
+
+
+@pytest.mark.parametrize("profile", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_profile_asks_for_what_there_is(profile):
+    entries = pipeline.load_profile(profile)
+    for study, entry in entries["collect"].items():
+        assert len(pipeline.collected_models(entries, study)) == len(entry["models"])
+        declared = pipeline.declared_parameters(ROOT / "notebooks/14_collect_responses.ipynb")
+        assert entry["settings"].keys() <= set(declared)
+        styles = str(entry["settings"].get("prompt_style", "survey")).split(",")
+        assert len(styles) in (1, len(entry["questions"]))
+    for notebook, parameters in entries["notebooks"].items():
+        path = ROOT / f"notebooks/{notebook}.ipynb"
+        assert parameters.keys() <= set(pipeline.declared_parameters(path))

@@ -165,7 +165,7 @@ def make_book(profile: str, cores: int, extra: list[str]) -> int:
         raise ValueError(f"there is no profile {profile!r}; known: {known}")
     started = time.time()
     with only_one(ROOT / "build" / profile):
-        for source in load_profile(path)["published"]:
+        for source in [*load_profile(path)["published"], "moral_machine"]:
             download(source)
         command = [sys.executable, "-m", "snakemake", *extra, "--cores", str(cores), "--nolock"]
         command += ["--rerun-incomplete", "--quiet", "rules", "host", "reason"]
@@ -207,6 +207,21 @@ def collected_models(profile: dict, study: str) -> dict[str, str]:
     if len(names) < len(models):
         raise ValueError(f"collect.{study}: two models share a name: {', '.join(models)}")
     return names
+
+
+def condition_ending(settings: dict) -> str:
+    """Return what the names of a study's response tables end in, by its settings.
+
+    Examples
+    --------
+    >>> condition_ending({"device": "cpu"}), condition_ending({"dropout_rate": 0.1})
+    ('', '@dropout=0.1')
+    """
+    rate = settings.get("dropout_rate", 0)
+    condition = settings.get("condition", "plain")
+    if rate and condition == "plain":
+        condition = f"dropout={rate:g}"
+    return "" if condition == "plain" else f"@{condition}"
 
 
 def check_access(models: Iterable[str]) -> None:
