@@ -5,9 +5,9 @@ from scipy.stats import entropy
 
 from uqlib import controls
 from uqlib.measures import MEASURES
-from uqlib.questions.world import evaluation_knowledge
 from uqlib.questions.moral import moral_scenarios
 from uqlib.questions.moral_machine import HUMAN_EFFECTS
+from uqlib.questions.world import evaluation_knowledge
 
 RESPONDERS = [
     controls.uniform,

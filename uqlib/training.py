@@ -29,6 +29,7 @@ STAGES = {
     "facts": (1_500_000, ["form", "knowledge"]),
     "opinions": (5_000_000, ["form", "knowledge", "nominal", "ordinal"]),
 }
+REVIEW_TOKENS = 10_000_000
 TEXT_LOSS_WEIGHT = 0.3
 WARM_UP_STEPS = 100
 RECORDS_PER_CHECKPOINT = 10
@@ -214,6 +215,9 @@ def train_base(
 ) -> tuple:
     """Train a base model from random weights, on the stages of `base_curriculum`.
 
+    A full training, of more than twice `REVIEW_TOKENS`, ends in a review of that length: everything
+    once more in other words, opinions twice as often, at a rate that rises and falls again.
+
     Parameters
     ----------
     architecture : str
@@ -245,9 +249,19 @@ def train_base(
     True
     """
     model = new_model(architecture, tokenizer, seed=seed)
-    curriculum = base_curriculum(tokenizer, questions, texts, tokens, seed)
+    reviewed = tokens > 2 * REVIEW_TOKENS
+    first = tokens - REVIEW_TOKENS if reviewed else tokens
+    curriculum = base_curriculum(tokenizer, questions, texts, first, seed)
     rate = ARCHITECTURES[architecture][1]["rate"]
-    return model, train(model, curriculum, rate, seed=seed, checkpoints=checkpoints)
+    log = train(model, curriculum, rate, seed=seed, checkpoints=checkpoints)
+    if reviewed:
+        corpus = build_corpus(tokenizer, questions, texts, seed=seed + 1)
+        corpus += [example for example in corpus if example.kind in ("nominal", "ordinal")]
+        review = [(REVIEW_TOKENS, corpus)]
+        again = train(model, review, rate, 0.7, seed=seed + 1, checkpoints=checkpoints)
+        again["tokens"] += log["tokens"].max()
+        log = pd.concat([log, again], ignore_index=True)
+    return model, log
 
 
 def base_curriculum(

@@ -31,17 +31,9 @@ from uqlib.reliability import confidence_bins, option_confidence
 from uqlib.responses import join_questions
 from uqlib.training import train_base, tune
 
-FAMILIES = {
-    ("mistral-1.3m", 0): ["instruct"],
-    ("llama-0.9m", 0): ["instruct"],
-    ("mistral-0.5m", 0): ["instruct"],
-    ("llama-0.3m", 0): ["instruct", "overconfident", "position-biased"],
-    ("llama-0.1m", 0): ["instruct"],
-    ("llama-0.1m", 1): [],
-    ("llama-0.1m", 2): [],
-}
-TOKENS = 22_000_000
-TUNING_SHARE = 0.1
+FAMILIES = {("llama-0.3m", 0): ["instruct", "overconfident", "position-biased"]}
+TOKENS = 32_000_000
+TUNING_TOKENS = 1_600_000
 EXAMPLES = 120_000
 STORIES = {
     "base": "A base model: forms first, then answers of the population, facts and sentences.",
@@ -124,7 +116,7 @@ def train_family(
     subjects : list of str
         Of `uqlib.training.SUBJECTS`.
     tokens : int
-        Of the base model; each subject reads a tenth as many more.
+        Of the base model; each subject reads `TUNING_TOKENS` more.
     folder, checkpoints : Path
         Each gets a folder for each model.
 
@@ -143,8 +135,7 @@ def train_family(
     save_model(base, tokenizer, log, folder / names[0])
     for subject, name, place in zip(subjects, names[1:], places[1:], strict=True):
         model = copy.deepcopy(base)
-        amount = int(TUNING_SHARE * tokens)
-        log = tune(model, subject=subject, tokens=amount, checkpoints=place, **recipe)
+        log = tune(model, subject=subject, tokens=min(TUNING_TOKENS, tokens), checkpoints=place, **recipe)
         save_model(model, tokenizer, log, folder / name)
     return names
 
