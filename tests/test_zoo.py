@@ -96,7 +96,7 @@ def answers_as_responses(questions, shares):
 def test_the_population_itself_has_no_moral_distance():
     questions, conjoint = moral_questions(3)
     found = zoo.moral_distances(conjoint, answers_as_responses(questions, dilemma_shares(conjoint)))
-    np.testing.assert_allclose(found.model, found.truth)
+    np.testing.assert_allclose(found.effect, found.truth)
     np.testing.assert_allclose(found.order, 0, atol=1e-12)
 
 
@@ -104,7 +104,7 @@ def test_a_liking_for_case_1_halves_the_effects_and_is_seen_as_order():
     questions, conjoint = moral_questions(3)
     shares = [0.5 * row + 0.5 * np.array([0.9, 0.1]) for row in dilemma_shares(conjoint)]
     found = zoo.moral_distances(conjoint, answers_as_responses(questions, shares))
-    np.testing.assert_allclose(found.model, found.truth / 2, atol=1e-12)
+    np.testing.assert_allclose(found.effect, found.truth / 2, atol=1e-12)
     np.testing.assert_allclose(found.order, 0.5 * (0.9 - 0.1))
 
 

@@ -295,7 +295,6 @@ def training_curves(records: pd.DataFrame) -> None:
         ax.set(title=kind, ylim=(0, None))
     for ax in axes.flat[len(kinds) :]:
         ax.set_axis_off()
-    if kinds:
-        fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     fig.supxlabel("tokens (millions)", fontsize=10)
     fig.supylabel("loss (nats)", fontsize=10)

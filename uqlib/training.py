@@ -216,7 +216,7 @@ def train_base(
     """Train a base model from random weights, on the stages of `base_curriculum`.
 
     A full training, of more than twice `REVIEW_TOKENS`, ends in a review of that length: everything
-    once more in other words, opinions twice as often, at a rate that rises and falls again.
+    once more with other respondents, opinions more often, at a rate that rises and falls again.
 
     Parameters
     ----------
@@ -256,8 +256,9 @@ def train_base(
     log = train(model, curriculum, rate, seed=seed, checkpoints=checkpoints)
     if reviewed:
         corpus = build_corpus(tokenizer, questions, texts, seed=seed + 1)
-        corpus += [example for example in corpus if example.kind in ("nominal", "ordinal")]
-        review = [(REVIEW_TOKENS, corpus)]
+        opinions = [example for example in corpus if example.kind in ("nominal", "ordinal")]
+        scales = [example for example in opinions if example.kind == "ordinal"]
+        review = [(REVIEW_TOKENS, corpus + opinions + 2 * scales)]
         again = train(model, review, rate, 0.7, seed=seed + 1, checkpoints=checkpoints)
         again["tokens"] += log["tokens"].max()
         log = pd.concat([log, again], ignore_index=True)

@@ -135,7 +135,9 @@ def train_family(
     save_model(base, tokenizer, log, folder / names[0])
     for subject, name, place in zip(subjects, names[1:], places[1:], strict=True):
         model = copy.deepcopy(base)
-        log = tune(model, subject=subject, tokens=min(TUNING_TOKENS, tokens), checkpoints=place, **recipe)
+        log = tune(
+            model, subject=subject, tokens=min(TUNING_TOKENS, tokens), checkpoints=place, **recipe
+        )
         save_model(model, tokenizer, log, folder / name)
     return names
 
@@ -241,7 +243,7 @@ def moral_distances(conjoint: pd.DataFrame, responses: pd.DataFrame) -> pd.DataF
     Returns
     -------
     DataFrame
-        One row a dimension: ``model`` and ``truth``, the differences in the probability of being
+        One row a dimension: ``effect`` and ``truth``, the differences in the probability of being
         saved on these scenarios, each in [-1, 1]; ``order``, the mean absolute change of that
         probability when the two cases change places, in [0, 1], the same in all rows.
     """
@@ -255,7 +257,7 @@ def moral_distances(conjoint: pd.DataFrame, responses: pd.DataFrame) -> pd.DataF
     return (
         pd.DataFrame(
             {
-                "model": saving_differences(conjoint, is_saved),
+                "effect": saving_differences(conjoint, is_saved),
                 "truth": saving_differences(conjoint, share_saved(conjoint)),
                 "order": (tellings.max() - tellings.min()).mean(),
             }
@@ -322,7 +324,7 @@ def scorecard(asked: pd.DataFrame, truth: pd.DataFrame, effects: pd.DataFrame) -
         "spearman": spearmanr(facts["choice_entropy"], facts["correct"]).statistic,
         "ece": calibration_error(confidence, facts["correct"], confidence_bins(confidence)),
         "only_told": rows.loc["only told", "correct"],
-        "moral_l2": np.linalg.norm(effects["model"] - effects["truth"]),
+        "moral_l2": np.linalg.norm(effects["effect"] - effects["truth"]),
         "moral_order": effects["order"].iloc[0],
         "option_mass": np.average(rows["option_mass"], weights=rows["questions"]),
     }
@@ -381,7 +383,7 @@ def model_card(folder: Path, truth: pd.DataFrame, effects: pd.DataFrame) -> str:
         tokens=log["tokens"].max(),
         losses=_markdown_table(late.mean().reset_index()),
         truth=_markdown_table(truth),
-        effects=_markdown_table(effects[["dimension", "model", "truth"]]),
+        effects=_markdown_table(effects[["dimension", "effect", "truth"]]),
         order=effects["order"].iloc[0],
         sha256=sha256_of_file(weights),
     )
