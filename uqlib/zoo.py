@@ -360,6 +360,7 @@ def save_model(model, tokenizer, log: pd.DataFrame, folder: Path) -> None:
     """Save weights (safetensors), tokenizer and training log (``training.csv``) into a folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     write_table(log.round(5), folder / "training.csv")
 
 
