@@ -256,7 +256,7 @@ def base_curriculum(
 ) -> list[tuple[int, list[Example]]]:
     """Order what a base model reads: forms first, then also facts, then opinions, then everything.
 
-    In the last stage opinions stand twice, with other respondents, and ordinal ones three times.
+    In the last stage opinions stand twice, with other respondents, and nominal ones three times.
 
     Parameters
     ----------
@@ -278,8 +278,8 @@ def base_curriculum(
         curriculum.append((length, [example for example in corpus if example.kind in kinds]))
     opinions = questions[questions["dataset"] == "world_opinions"]
     again = build_corpus(tokenizer, opinions, [], seed=seed + 1)
-    scales = [example for example in again if example.kind == "ordinal"]
-    curriculum.append((tokens, corpus + again + scales))
+    nominal = [example for example in again if example.kind == "nominal"]
+    curriculum.append((tokens, corpus + again + nominal))
     left, planned = tokens, []
     for length, examples in curriculum:
         if left:

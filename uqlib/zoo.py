@@ -40,7 +40,7 @@ FAMILIES = {
     ("llama-0.1m", 1): [],
     ("llama-0.1m", 2): [],
 }
-TOKENS = 24_000_000
+TOKENS = 26_000_000
 TUNING_TOKENS = 1_600_000
 EXAMPLES = 120_000
 STORIES = {
