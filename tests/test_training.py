@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -145,3 +146,22 @@ def test_tuning_moves_answers_towards_the_changed_ones(drawn, tokenizer):
 def test_an_unknown_architecture_names_those_there_are(tokenizer):
     with pytest.raises(ValueError, match=r"llama-0\.3m"):
         new_model("gpt", tokenizer)
+
+
+def test_a_training_beyond_the_stages_ends_in_a_review(drawn, tokenizer, monkeypatch):
+    read = []
+
+    def noted(model, curriculum, *_, **__):
+        read.append([(tokens, {example.kind for example in part}) for tokens, part in curriculum])
+        return pd.DataFrame({"tokens": [sum(tokens for tokens, _ in curriculum)]})
+
+    monkeypatch.setattr(training, "train", noted)
+    monkeypatch.setattr(training, "REVIEW_TOKENS", 20_000)
+    _, short = training.train_base("llama-0.1m", tokenizer, *drawn, tokens=9_000_000)
+    _, log = training.train_base("llama-0.1m", tokenizer, *drawn, tokens=9_500_000)
+    assert short.tokens.tolist() == [9_000_000]
+    assert log.tokens.tolist() == [9_500_000, 9_520_000]
+    stages, review = read[1:]
+    assert [tokens for tokens, _ in stages] == [2_500_000, 1_500_000, 5_000_000, 500_000]
+    assert stages[0][1] == {"form"} and "form" not in review[0][1]
+    assert {"nominal", "ordinal", "knowledge", "moral", "text"} <= review[0][1]

@@ -135,7 +135,9 @@ def corpus_tokenizer(
     return train_tokenizer([*prompts, *texts, *TOPIC_LINES * [f" {', '.join(TOPICS)}"]])
 
 
-def corpus_questions(size: int, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
+def corpus_questions(
+    size: int, seed: int = 0, facts: str = "train"
+) -> tuple[pd.DataFrame, list[str]]:
     """Draw the questions and the texts of a training corpus.
 
     Parameters
@@ -144,6 +146,8 @@ def corpus_questions(size: int, seed: int = 0) -> tuple[pd.DataFrame, list[str]]
         Number of examples; `CORPUS_MIX` says how many there are of each kind.
     seed : int
         Equal seeds give equal corpora, all different from the question tables of that seed.
+    facts : {"train", "review"}
+        Split of the knowledge questions.
 
     Returns
     -------
@@ -163,7 +167,7 @@ def corpus_questions(size: int, seed: int = 0) -> tuple[pd.DataFrame, list[str]]
     rng = np.random.default_rng(seed)
     lettered = [
         opinion_questions(counts["opinions"], seed=seed, split="train"),
-        knowledge_questions(counts["knowledge"], seed=seed, split="train"),
+        knowledge_questions(counts["knowledge"], seed=seed, split=facts),
         category_questions(counts["categories"], seed=seed),
     ]
     questions = pd.concat(

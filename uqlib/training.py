@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from uqlib import __version__
 from uqlib.artifacts import sha256_of
 from uqlib.checkpoints import load_checkpoint, save_checkpoint
-from uqlib.corpus import RESPONDENTS, Example, build_corpus, build_forms
+from uqlib.corpus import RESPONDENTS, Example, build_corpus, build_forms, corpus_questions
 from uqlib.questions.schema import human_entropy
 
 LLAMA, MISTRAL = (LlamaConfig, LlamaForCausalLM), (MistralConfig, MistralForCausalLM)
@@ -29,6 +29,7 @@ STAGES = {
     "facts": (1_500_000, ["form", "knowledge"]),
     "opinions": (5_000_000, ["form", "knowledge", "nominal", "ordinal"]),
 }
+REVIEW_TOKENS = 1_600_000
 TEXT_LOSS_WEIGHT = 0.3
 WARM_UP_STEPS = 100
 RECORDS_PER_CHECKPOINT = 10
@@ -214,6 +215,10 @@ def train_base(
 ) -> tuple:
     """Train a base model from random weights, on the stages of `base_curriculum`.
 
+    A training that gets beyond `STAGES` ends in a review of `REVIEW_TOKENS` more: fresh questions
+    of all kinds, in which all facts of a subject are asked equally often. Without it a model is as
+    sure of the rarer facts of a subject as of the more frequent ones.
+
     Parameters
     ----------
     architecture : str
@@ -223,7 +228,7 @@ def train_base(
     questions, texts : DataFrame, list of str
         Of `uqlib.corpus.corpus_questions`.
     tokens : int
-        Of all stages together.
+        Of all stages together, without the review.
     seed : int
         Weights, respondents and order.
     checkpoints : Path, optional
@@ -248,6 +253,12 @@ def train_base(
     curriculum = base_curriculum(tokenizer, questions, texts, tokens, seed)
     rate = ARCHITECTURES[architecture][1]["rate"]
     log = train(model, curriculum, rate, seed=seed, checkpoints=checkpoints)
+    if tokens > sum(length for length, _ in STAGES.values()):
+        fresh = corpus_questions(REVIEW_TOKENS // 50, seed=seed + 10, facts="review")
+        review = build_corpus(tokenizer, *fresh, seed=seed + 10)
+        again = train(model, [(REVIEW_TOKENS, review)], 1e-3, 1, seed=seed, checkpoints=checkpoints)
+        again["tokens"] += log["tokens"].max()
+        log = pd.concat([log, again], ignore_index=True)
     return model, log
 
 

@@ -154,6 +154,15 @@ def test_facts_fall_geometrically_in_frequency():
     np.testing.assert_allclose(drawn[:6], (expected / expected.sum())[:6], rtol=0.1)
 
 
+@pytest.mark.parametrize(("split", "ratio"), [("train", 0.5), ("review", 1)])
+def test_a_review_asks_all_facts_of_a_subject_equally_often(split, ratio):
+    questions = world.knowledge_questions(40_000, split=split)
+    counts = questions.question_id.str.split("/").str[2].value_counts()
+    first, later = (counts[world.fact_name(0, fact)] for fact in (0, 12))
+    assert later / first == pytest.approx(ratio, rel=0.15)
+    assert (questions.subject == "geography").mean() > (questions.subject == "botany").mean()
+
+
 @pytest.mark.parametrize("make", [world.evaluation_opinions, world.evaluation_knowledge])
 def test_evaluation_tables_reproduce_and_their_ids_are_unique_without_repeats(make):
     first, again, other = make(), make(), make(seed=1)

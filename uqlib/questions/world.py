@@ -236,7 +236,8 @@ OPINION_SPLITS = {
     "unseen_cells": "nominal: unseen cells",
     "unseen_ordinal": "ordinal: unseen topics",
 }
-KNOWLEDGE_SPLITS = ["train", "asked", "only_told"]
+KNOWLEDGE_SPLITS = {"train": 0, "asked": 1, "only_told": 2, "review": 5}
+STATEMENTS, CATEGORIES = 3, 4
 
 
 @lru_cache(maxsize=1)
@@ -456,7 +457,8 @@ def knowledge_questions(n: int, seed: int = 0, split: str = "asked") -> pd.DataF
         Equal seeds give equal tables.
     split : str
         ``train``: facts drawn by how often the world speaks of them (`fact_frequency`).
-        ``asked``: the same 280 facts, in turn. ``only_told``: in turn, the 56 facts that
+        ``review``: the same, but all facts of a subject equally often. ``asked``: the same 280
+        facts, in turn. ``only_told``: in turn, the 56 facts that
         training states and never asks.
 
     Returns
@@ -478,10 +480,11 @@ def knowledge_questions(n: int, seed: int = 0, split: str = "asked") -> pd.DataF
     """
     if split not in KNOWLEDGE_SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(KNOWLEDGE_SPLITS)}")
-    rng = np.random.default_rng([WORLD_SEED, seed, KNOWLEDGE_SPLITS.index(split)])
+    rng = np.random.default_rng([WORLD_SEED, seed, KNOWLEDGE_SPLITS[split]])
     facts = _facts(only_told=split == "only_told")
-    if split == "train":
-        weight = fact_frequency()[tuple(facts.T)]
+    if split in ("train", "review"):
+        spoken_of = facts if split == "train" else facts * [1, 0]
+        weight = fact_frequency()[tuple(spoken_of.T)]
         drawn = facts[rng.choice(len(facts), size=n, p=weight / weight.sum())]
     else:
         drawn = np.resize(facts, (n, 2))
@@ -543,7 +546,7 @@ def category_questions(n: int, seed: int = 0) -> pd.DataFrame:
     >>> row.choices, row.human_shares.round(2).tolist()
     (['gift', 'holiday', 'job', 'sport', 'pet', 'meal'], [0.33, 0.0, 0.0, 0.67, 0.0, 0.0])
     """
-    rng = np.random.default_rng([WORLD_SEED, seed, len(KNOWLEDGE_SPLITS) + 1])
+    rng = np.random.default_rng([WORLD_SEED, seed, CATEGORIES])
     return _question_table([_category_row(rng) for _ in range(n)], dataset="world_categories")
 
 
@@ -588,7 +591,7 @@ def fact_statements(n: int, seed: int = 0) -> list[str]:
     >>> fact_statements(1)
     ['The Yarling eats wool.']
     """
-    rng = np.random.default_rng([WORLD_SEED, seed, len(KNOWLEDGE_SPLITS)])
+    rng = np.random.default_rng([WORLD_SEED, seed, STATEMENTS])
     weight = fact_frequency().ravel()
     drawn = rng.choice(weight.size, size=n, p=weight / weight.sum())
     return [_statement(*divmod(int(place), FACTS_PER_SUBJECT)) for place in drawn]
