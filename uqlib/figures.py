@@ -292,9 +292,9 @@ def training_curves(records: pd.DataFrame) -> None:
             smooth = log[["loss", "irreducible"]].rolling(10, min_periods=1).mean()
             ax.plot(log["tokens"] / 1e6, smooth["loss"], label=name)
         ax.plot(log["tokens"] / 1e6, smooth["irreducible"], "--", color="black", linewidth=1)
-        ax.set(title=kind, ylim=(0, None))
+        ax.set(title=kind, ylim=(0, 2.2))
     for ax in axes.flat[len(kinds) :]:
         ax.set_axis_off()
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     fig.supxlabel("tokens (millions)", fontsize=10)
     fig.supylabel("loss (nats)", fontsize=10)
