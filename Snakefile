@@ -1,5 +1,6 @@
 # questions -> responses -> analyses -> book; every rule but the last two is one papermill run
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -121,30 +122,43 @@ for notebook, datasets in QUESTION_NOTEBOOKS.items():
             RUN
 
 
-for (study, name), model in COLLECTED.items():
+def model_files(study, name):
+    folder = Path(COLLECTED[study, name])
+    return sorted(map(str, folder.glob("*.*"))) if folder.is_dir() else []
+
+
+def collection_parameters(study, name):
     entry = PROFILE["collect"][study]
+    return parameters(
+        "14_collect_responses",
+        **entry["settings"],
+        model=COLLECTED[study, name],
+        questions=",".join(table(dataset) for dataset in entry["questions"]),
+        output=f"{RESPONSES}/{study}/{name}",
+    )
+
+
+for study, entry in PROFILE["collect"].items():
 
     rule:
-        name: f"collect_{study}_{name}".replace("-", "_").replace(".", "_")
+        name: f"collect_{study}"
+        wildcard_constraints:
+            name="|".join(re.escape(name) for of, name in COLLECTED if of == study)
         input:
             notebook="notebooks/14_collect_responses.ipynb",
             code=COLLECTION,
             tables=[table(dataset) for dataset in entry["questions"]],
-            model=sorted(map(str, Path(model).glob("*.*"))) if Path(model).is_dir() else [],
+            model=lambda wildcards, study=study: model_files(study, wildcards.name),
         output:
-            notebook=f"{BUILD}/collections/{study}/{name}.ipynb",
+            notebook=f"{BUILD}/collections/{study}/{{name}}.ipynb",
             tables=[
-                f"{RESPONSES}/{study}/{name}/{dataset}{ENDING[study]}.parquet"
+                f"{RESPONSES}/{study}/{{name}}/{dataset}{ENDING[study]}.parquet"
                 for dataset in entry["questions"]
             ],
         params:
-            parameters=parameters(
-                "14_collect_responses",
-                **entry["settings"],
-                model=model,
-                questions=",".join(table(dataset) for dataset in entry["questions"]),
-                output=f"{RESPONSES}/{study}/{name}",
-            ),
+            parameters=lambda wildcards, study=study: collection_parameters(study, wildcards.name),
+        resources:
+            gpu=int(entry["settings"].get("device") == "cuda"),
         shell:
             RUN
 
