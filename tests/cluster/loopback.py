@@ -35,8 +35,9 @@ GresTypes=gpu
 SlurmdTimeout=10
 KillWait=5
 MinJobAge=3600
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=16000 Gres=gpu:1
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=16000 Gres=gpu:1
+NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs=1 RealMemory=16000 Gres=gpu:1
+NodeName=n1 Port={ports[1]}
+NodeName=n2 Port={ports[2]}
 PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 """
 
@@ -61,7 +62,7 @@ def start(folder: Path) -> SimpleNamespace:
     host = socket.gethostname().split(".")[0]
     text = CONFIGURATION.format(folder=folder, host=host, ports=free_ports(3))
     (folder / "slurm.conf").write_text(text)
-    (folder / "gres.conf").write_text("Name=gpu Count=1\n")
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
     environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
     cluster = SimpleNamespace(folder=folder, environment=environment, daemons={})
     files = ["key-file=munge.key", "socket=munge.socket", "pid-file=munge.pid"]

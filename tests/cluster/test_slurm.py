@@ -17,6 +17,7 @@ from uqlib.paths import ROOT
 pytestmark = pytest.mark.slow
 SLURM = [
     "--profile=profiles/slurm",
+    "--set-resources=collect_zoo:gpu=1",
     "--slurm-no-account",
     "--slurm-status-command=squeue",
     "--slurm-init-seconds-before-status-checks=2",
