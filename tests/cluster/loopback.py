@@ -35,9 +35,9 @@ GresTypes=gpu
 SlurmdTimeout=10
 KillWait=5
 MinJobAge=3600
-NodeName=DEFAULT NodeHostname={host} NodeAddr=127.0.0.1 CPUs=1 RealMemory=16000 Gres=gpu:1
-NodeName=n1 Port={ports[1]}
-NodeName=n2 Port={ports[2]}
+NodeName=DEFAULT CPUs=1 RealMemory=16000 Gres=gpu:1
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]}
 PartitionName=all Nodes=ALL Default=YES State=UP MaxTime=INFINITE
 """
 
@@ -102,7 +102,8 @@ def wait_until_idle(cluster, seconds: float = 60):
     end = time.time() + seconds
     while ask(cluster, "sinfo", "--noheader", "--format=%D %t") != f"{len(NODES)} idle":
         logs = "\n".join(file.read_text()[-1500:] for file in (cluster.folder / "log").iterdir())
-        assert time.time() < end, logs
+        dead = [name for name, daemon in cluster.daemons.items() if daemon.poll() is not None]
+        assert not dead and time.time() < end, logs
         time.sleep(0.5)
 
 
