@@ -63,7 +63,9 @@ def start(folder: Path) -> SimpleNamespace:
     text = CONFIGURATION.format(folder=folder, host=host, ports=free_ports(3))
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
-    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
+    configured = {"SLURM_CONF": str(folder / "slurm.conf")}
+    wrap_srun(folder / "bin", configured["SLURM_CONF"])
+    environment = os.environ | configured | {"PATH": f"{folder}/bin:{os.environ['PATH']}"}
     cluster = SimpleNamespace(folder=folder, environment=environment, daemons={})
     files = ["key-file=munge.key", "socket=munge.socket", "pid-file=munge.pid"]
     files += ["log-file=log/munge.log", "seed-file=munge.seed"]
@@ -75,6 +77,14 @@ def start(folder: Path) -> SimpleNamespace:
     for node in NODES:
         start_daemon(cluster, "slurmd", "-D", "-N", node, name=node)
     return cluster
+
+
+def wrap_srun(folder: Path, configuration: str):
+    """Make `srun` find the cluster: Snakemake's job step takes SLURM_CONF from its environment."""
+    folder.mkdir()
+    call = f'SLURM_CONF={configuration} exec {shutil.which("srun")} "$@"'
+    (folder / "srun").write_text(f"#!/bin/sh\n{call}\n")
+    (folder / "srun").chmod(0o755)
 
 
 def start_daemon(cluster, program, *options, name=None):
@@ -116,7 +126,7 @@ def processes_of(cluster, node: str) -> list[psutil.Process]:
             parents = process.parents()
         except psutil.Error:
             continue
-        ours = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
+        ours = environment.get("PATH") == cluster.environment["PATH"]
         if ours and environment.get("SLURMD_NODENAME") == node:
             jobs.append(process)
             steps |= {p.pid: p for p in parents if p.name().startswith("slurmstepd")}

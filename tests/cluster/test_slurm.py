@@ -46,7 +46,7 @@ def clone(tmp_path):
     study = {
         "models": profile["collect"]["zoo"]["models"][:2],
         "questions": ["world_opinions"],
-        "settings": {"device": "cpu", "batch_tokens": 512},
+        "settings": {"device": "cpu", "batch_tokens": 256},
     }
     small = {"collect": {"zoo": study}, "published": [], "notebooks": {}, "chapters": []}
     for name in ("plain", "cluster"):
@@ -59,7 +59,7 @@ def collect(clone, name, environment, *options):
     profile = yaml.safe_load((clone / f"config/{name}.yaml").read_text())
     models = [model.split("/")[-1] for model in profile["collect"]["zoo"]["models"]]
     tables = [f"build/{name}/responses/zoo/{model}/world_opinions.parquet" for model in models]
-    command = [sys.executable, "-m", "uqlib.pipeline", "book", name, *options, *tables]
+    command = [sys.executable, "-m", "snakemake", *tables, *options, f"--config=profile={name}"]
     own = {"UQLIB_DATA": str(clone / "data"), "PYTHONPATH": str(clone), "OMP_NUM_THREADS": "1"}
     with (clone / f"{name}.log").open("w") as log:
         return subprocess.Popen(
