@@ -225,6 +225,7 @@ rule render:
         code=sorted(map(str, Path("uqlib").rglob("*.py"))),
         pages=[str(p) for p in sorted(Path("book").rglob("*")) if p.is_file()],
         config=["_config.yml", "_toc.yml", *sorted(map(str, Path("config").glob("[a-z]*.yaml")))],
+        profiles="profiles/slurm/config.yaml",
     output:
         directory(f"{BUILD}/html"),
     params:

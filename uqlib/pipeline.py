@@ -130,7 +130,7 @@ def stage_book(notebooks: Path, stage: Path) -> None:
     config["execute"]["execute_notebooks"] = "off"
     (stage / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     shutil.copy(ROOT / "_toc.yml", stage)
-    for folder in ("book", "config"):
+    for folder in ("book", "config", "profiles"):
         shutil.copytree(ROOT / folder, stage / folder)
     shutil.copytree(notebooks, stage / "notebooks", ignore=shutil.ignore_patterns("*.log"))
 
