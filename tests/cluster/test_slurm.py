@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,6 +16,8 @@ from loopback import ask, power_off, processes_of, start, stop, wait_until_idle,
 from uqlib.paths import ROOT
 
 pytestmark = pytest.mark.slow
+LOST = ["machine", "daemon"]
+STATES = ["COMPLETED", "FAILED"]
 SLURM = [
     "--profile=profiles/slurm",
     "--set-resources=collect_zoo:gpu=1",
@@ -37,21 +40,25 @@ def cluster(tmp_path):
         stop(started)
 
 
-@pytest.fixture
-def clone(tmp_path):
-    """Return a clone with two profiles, alike but for their names, of a small collection."""
-    folder = tmp_path / "book"
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """Return a clone with profiles, alike but for their names, and the tables of one of them."""
+    if reason := what_is_missing():
+        pytest.skip(f"no cluster: {reason}")
+    folder = tmp_path_factory.mktemp("clone") / "book"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     profile = yaml.safe_load((folder / "config/classroom.yaml").read_text())
     study = {
         "models": profile["collect"]["zoo"]["models"][:2],
         "questions": ["world_opinions"],
-        "settings": {"device": "cpu", "batch_tokens": 256},
+        "settings": {"device": "cpu", "batch_tokens": 1},
     }
     small = {"collect": {"zoo": study}, "published": [], "notebooks": {}, "chapters": []}
-    for name in ("plain", "cluster"):
+    for name in ("undisturbed", *LOST):
         (folder / f"config/{name}.yaml").write_text(yaml.safe_dump(small))
     (folder / "data").mkdir(exist_ok=True)
+    status = collect(folder, "undisturbed", os.environ, "--cores=1").wait(300)
+    assert status == 0, (folder / "undisturbed.log").read_text()[-5000:]
     return folder
 
 
@@ -72,26 +79,22 @@ def wait_for(condition, process, log, seconds=300):
     while not (found := condition()):
         assert process.poll() is None, log.read_text()[-5000:]
         assert time.time() < end, log.read_text()[-5000:]
-        time.sleep(0.1)
+        time.sleep(0.2)
     return found
 
 
-def collecting(cluster, node):
-    """Return the process on a node that runs a collection's notebook, once it has begun."""
+def collecting(cluster, node, responses):
+    """Return the process that runs a notebook on a node, once it has kept a batch."""
     for process in processes_of(cluster, node):
         try:
-            line = " ".join(process.cmdline())
+            words = process.cmdline()
         except psutil.NoSuchProcess:
             continue
-        if "-m uqlib.pipeline run" in line and "14_collect" in line and "snakemake" not in line:
-            return process
+        if words[1:4] == ["-m", "uqlib.pipeline", "run"] and "14_collect" in words[5]:
+            model = Path(words[6]).stem
+            if any((responses / model).glob(".shards/*/shard-*.parquet")):
+                return process
     return None
-
-
-def shards(clone, process):
-    model = process.cmdline()[process.cmdline().index("run") + 3].split("/")[-1]
-    folder = clone / "build/cluster/responses/zoo" / model.removesuffix(".ipynb")
-    return len(list(folder.glob(".shards/*/shard-*.parquet")))
 
 
 def results(build):
@@ -101,29 +104,39 @@ def results(build):
     }
 
 
-def test_a_lost_job_and_a_lost_node_change_nothing(cluster, clone):
-    assert collect(clone, "plain", os.environ, "--cores=1").wait(300) == 0
-    expected = results(clone / "build/plain")
-    assert len(expected) == 3
-
-    log = clone / "cluster.log"
-    process = collect(clone, "cluster", cluster.environment, "--cores=8", *SLURM)
+@pytest.mark.parametrize("lost", LOST)
+def test_a_lost_job_and_a_lost_node_change_nothing(cluster, clone, lost):
+    build, log = clone / f"build/{lost}", clone / f"{lost}.log"
+    responses = build / "responses/zoo"
+    process = collect(clone, lost, cluster.environment, "--cores=8", *SLURM)
     try:
-        for node in ("n1", "n2"):
-            notebook = wait_for(lambda node=node: collecting(cluster, node), process, log)
-            wait_for(lambda notebook=notebook: shards(clone, notebook), process, log)
-        collecting(cluster, "n1").kill()
-        power_off(cluster, "n2")
+        wait_for(lambda: collecting(cluster, "n1", responses), process, log).kill()
+        wait_for(lambda: collecting(cluster, "n2", responses), process, log)
+        if lost == "machine":
+            power_off(cluster, "n2")
+        else:
+            cluster.daemons["n2"].kill()
         assert process.wait(600) == 0, log.read_text()[-5000:]
     finally:
         process.kill()
         process.wait()
 
-    jobs = ask(cluster, "scontrol", "--oneliner", "show", "jobs").splitlines()
-    told = [dict(re.findall(r"(\w+)=(\S*)", job)) for job in jobs]
-    print(*sorted((j["JobState"], j["MinMemoryNode"], j["Restarts"]) for j in told), sep="\n")
-    assert results(clone / "build/cluster") == expected
-    lost = [job for job in told if job["JobState"] == "FAILED"]
-    assert [job["MinMemoryNode"] for job in lost] == ["4001M"]
-    assert "8000M" in {job["MinMemoryNode"] for job in told if job["JobState"] == "COMPLETED"}
-    assert max(int(job["Restarts"]) for job in told) >= 1
+    expected = results(clone / "build/undisturbed")
+    assert len(expected) == 3
+    assert results(build) == expected
+
+    shown = ask(cluster, "scontrol", "--oneliner", "show", "jobs").splitlines()
+    jobs = [dict(re.findall(r"(\w+)=(\S*)", job)) for job in shown]
+    print(
+        *(f"{j['JobState']} {j['MinMemoryNode']} restarts {j['Restarts']}" for j in jobs), sep="\n"
+    )
+    memory = {
+        state: {j["MinMemoryNode"] for j in jobs if j["JobState"] == state} for state in STATES
+    }
+    assert "4001M" in memory["FAILED"]
+    assert "8000M" in memory["COMPLETED"]
+    asked = [job for job in jobs if "TresPerJob" in job]
+    assert all(job["TresPerJob"] == "gres:gpu:1" for job in asked)
+    assert len(asked) == len(jobs) - 1
+    if lost == "machine":
+        assert max(int(job["Restarts"]) for job in jobs) == 1
