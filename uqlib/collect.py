@@ -9,11 +9,12 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -53,6 +54,7 @@ from uqlib.responses import SCHEMA, check_responses
 BATCHES_PER_SHARD = 32
 BATCH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
 OVERLENGTH = ("error", "skip")
+PART_SCHEMA = SCHEMA.append(pa.field("position", pa.int64()))
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,8 @@ def run_plan(model: LanguageModel, plan: Plan, shards: Path | None = None) -> pd
         for start in range(0, len(plan.batches), BATCHES_PER_SHARD)
     ]
     read, frames = prefix_reader(model.network), []
-    with _progress(len(plan.prompts), model.name) as bar:
+    total = sum(len(batch.rows) for batch in plan.batches)
+    with _progress(total, model.name) as bar:
         for number, group in enumerate(groups):
             path = shards and Path(shards) / f"shard-{number:05d}.parquet"
             frame = path and _read_shard(path, plan.manifest)
@@ -291,11 +294,12 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     started = time.time()
     with only_one(shards):
         responses = run_plan(model, plan, shards)
+    asked = sorted(row for batch in plan.batches for row in batch.rows)
     run = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 2),
         "prompts": len(responses),
-        "prompt_tokens": sum(len(prompt) for prompt in plan.prompts),
+        "prompt_tokens": sum(len(plan.prompts[row]) for row in asked),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": _device_name(model.network.device),
@@ -303,11 +307,83 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     if len(plan.skipped):
         write_table(plan.skipped, path.with_name(path.name + ".skipped.csv"))
     write_text(json.dumps(run, indent=1), run_path)
-    write_parquet(responses, path, plan.manifest, SCHEMA)
+    if "part" in plan.manifest:
+        write_parquet(responses.assign(position=asked), path, plan.manifest, PART_SCHEMA)
+    else:
+        write_parquet(responses, path, plan.manifest, SCHEMA)
     shutil.rmtree(shards)
     if not any(shards.parent.iterdir()):
         shards.parent.rmdir()
     return run
+
+
+def part_of_plan(plan: Plan, part: str) -> Plan:
+    """Return the plan of one range of batches, for collections that several jobs share.
+
+    The batches are those of the whole plan, so the parts together do just what one job would.
+
+    Parameters
+    ----------
+    plan : Plan
+    part : str
+        ``k/n``, k from 1: the k-th of n ranges that are alike in number of batches.
+
+    Raises
+    ------
+    ValueError
+        If `part` is not of that form, or there are fewer batches than parts.
+    """
+    number, _, parts = part.partition("/")
+    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"part must be k/n with k from 1 to n, not {part!r}")
+    if len(plan.batches) < int(parts):
+        raise ValueError(f"{parts} parts of {len(plan.batches)} batches: take fewer")
+    bounds = np.linspace(0, len(plan.batches), int(parts) + 1).round().astype(int)
+    batches = plan.batches[bounds[int(number) - 1] : bounds[int(number)]]
+    return replace(plan, batches=batches, manifest=plan.manifest | {"part": part})
+
+
+def merge_parts(paths: list[Path], path: Path) -> None:
+    """Join the tables of all parts of a collection: byte for byte the table of one job.
+
+    Parameters
+    ----------
+    paths : list of Path
+        Files of `collect_to_file` with plans of `part_of_plan`, in any order.
+    path : Path
+        Where the response table goes, with the sum of the parts' ``.run.json`` beside it.
+
+    Raises
+    ------
+    ValueError
+        If a part is missing or twice there, or a file comes from other work; the message says
+        which.
+    """
+    manifests = [read_manifest(part) for part in paths]
+    for part, manifest in zip(paths, manifests, strict=True):
+        if "part" not in manifest:
+            raise ValueError(f"{display_path(part)} is no part of a collection")
+    numbers = sorted(manifest["part"] for manifest in manifests)
+    parts = int(manifests[0]["part"].split("/")[1])
+    expected = sorted(f"{k}/{parts}" for k in range(1, parts + 1))
+    whole = [{k: v for k, v in manifest.items() if k != "part"} for manifest in manifests]
+    for part, manifest in zip(paths, whole, strict=True):
+        if difference := manifest_difference(manifest, whole[0]):
+            raise ValueError(f"{display_path(part)} is of other work: {'; '.join(difference)}")
+    if numbers != expected:
+        raise ValueError(f"{display_path(path)}: parts {', '.join(numbers)} of {parts}")
+    table = pd.concat([read_parquet(part) for part in paths], ignore_index=True)
+    table = table.sort_values("position", ignore_index=True).drop(columns="position")
+    runs = [json.loads(part.with_name(part.name + ".run.json").read_text()) for part in paths]
+    run = runs[0] | {key: sum(r[key] for r in runs) for key in ("seconds", "prompts")}
+    run |= {"prompt_tokens": sum(r["prompt_tokens"] for r in runs), "parts": parts}
+    run["finished"] = max(r["finished"] for r in runs)
+    skipped = Path(paths[0]).with_name(Path(paths[0]).name + ".skipped.csv")
+    if skipped.exists():
+        target = Path(path).with_name(Path(path).name + ".skipped.csv")
+        write_text(skipped.read_text(encoding="utf-8"), target)
+    write_text(json.dumps(run, indent=1), Path(path).with_name(Path(path).name + ".run.json"))
+    write_parquet(check_responses(table), path, whole[0], SCHEMA)
 
 
 def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) -> list[np.ndarray]:

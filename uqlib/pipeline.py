@@ -23,15 +23,20 @@ from papermill.exceptions import PapermillExecutionError
 
 from uqlib.artifacts import only_one
 from uqlib.paths import ROOT, model_name, resolve
+from uqlib.planning import question_sizes
 from uqlib.processes import end_with_parent
+from uqlib.questions.pew import read_survey_list
 from uqlib.questions.sources import FOLDERS, fetch, missing_files
 
 PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
+COLLECT_KEYS = {"models": list, "questions": list, "settings": dict}
+COLLECT_OPTIONS = {"gpus": int, "parts": int, "threads": int}
 BOOKKEEPING = re.compile(
     r"\[\w+ \w+|Finished jobid|Execute \d|Select jobs|Complete log|Elapsed time|Assuming"
     r"|Using shell|Provided cores|Rules claiming|Building DAG|\s*$"
 )
-COLLECT_KEYS = {"models": list, "questions": list, "settings": dict}
+COLLECT = "notebooks/14_collect_responses.ipynb"
+GIVEN = ("model", "questions", "output", "part")
 
 
 def load_profile(path: Path) -> dict:
@@ -40,7 +45,8 @@ def load_profile(path: Path) -> dict:
     Returns
     -------
     dict
-        `collect` (study: models, questions, settings), `published` (sources to import),
+        `collect` (study: models, questions, settings of chapter 14, and if need be `gpus` of a
+        job, `parts` a table is collected in, `threads`), `published` (sources to import),
         `notebooks` (parameters by notebook) and `chapters` (notebooks of the book, in order).
 
     Raises
@@ -50,8 +56,11 @@ def load_profile(path: Path) -> dict:
     """
     profile = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     _check_keys(profile, PROFILE_KEYS, Path(path).name)
+    declared = [name for name in declared_parameters(ROOT / COLLECT) if name not in GIVEN]
     for study, entry in profile["collect"].items():
-        _check_keys(entry, COLLECT_KEYS, f"{Path(path).name}: collect.{study}")
+        place = f"{Path(path).name}: collect.{study}"
+        _check_keys(entry, COLLECT_KEYS, place, COLLECT_OPTIONS)
+        _check_study(entry, place, declared)
     for source in profile["published"]:
         if source not in FOLDERS:
             raise ValueError(f"{Path(path).name}: published: unknown source {source!r}")
@@ -59,6 +68,42 @@ def load_profile(path: Path) -> dict:
         if not (ROOT / "notebooks" / f"{notebook}.ipynb").exists():
             raise ValueError(f"{Path(path).name}: there is no notebook {notebook!r}")
     return profile
+
+
+def at_hand(profile: dict) -> tuple[dict, list[str]]:
+    """Leave out of a profile what only its reader could bring, where it is not there.
+
+    Roper's export and Pew's files are not public. A profile may name them; without them their data
+    sets are not asked, and a study with nothing left to ask is not collected.
+
+    Returns
+    -------
+    profile : dict
+    absent : list of str
+        What was left out, for the reader.
+    """
+    surveys = dict(profile["notebooks"].get("10_survey_questions") or {})
+    absent = {}
+    if surveys.get("roper") and not resolve(surveys["roper"]).exists():
+        absent["roper"] = f"{surveys.pop('roper')} is not there: Roper's questions are left out"
+    if surveys.get("pew"):
+        files = [survey["file"] for survey in read_survey_list(resolve(surveys["pew"]))]
+        if not files or not all(file.exists() for file in files):
+            told = "names no files" if not files else "names files that are not there"
+            absent["pew"] = f"{surveys.pop('pew')} {told}: Pew's questions are left out"
+    collect, told = {}, list(absent.values())
+    for study, entry in profile["collect"].items():
+        kept = [i for i, name in enumerate(entry["questions"]) if name not in absent]
+        if not kept:
+            told.append(f"study {study!r} has nothing left to ask")
+            continue
+        settings, styles = entry["settings"], str(entry["settings"].get("prompt_style", ""))
+        if "," in styles:
+            settings = settings | {"prompt_style": ",".join(styles.split(",")[i] for i in kept)}
+        chosen = [entry["questions"][i] for i in kept]
+        collect[study] = entry | {"questions": chosen, "settings": settings}
+    notebooks = profile["notebooks"] | {"10_survey_questions": surveys}
+    return profile | {"collect": collect, "notebooks": notebooks}, told
 
 
 def declared_parameters(notebook: Path) -> list[str]:
@@ -281,12 +326,38 @@ def _check_whole(executed, notebook: Path) -> None:
         raise RuntimeError(f"{Path(notebook).name}: the kernel died before the last cell")
 
 
-def _check_keys(entry: dict, kinds: dict, place: str) -> None:
-    for key in entry.keys() ^ kinds.keys():
-        raise ValueError(f"{place}: {'unknown' if key in entry else 'missing'} key {key!r}")
-    for key, kind in kinds.items():
-        if not isinstance(entry[key], kind):
-            raise ValueError(f"{place}: {key} must be a {kind.__name__}, not {entry[key]!r}")
+def _check_keys(entry: dict, kinds: dict, place: str, optional: dict | None = None) -> None:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{place} must be a mapping, not {entry!r}")
+    known = kinds | (optional or {})
+    for key in entry:
+        if key not in known:
+            raise ValueError(f"{place}: unknown key {key!r}; known: {', '.join(known)}")
+        if not isinstance(entry[key], known[key]):
+            told = f"{place}: {key} must be a {known[key].__name__}, not {entry[key]!r}"
+            raise ValueError(told)
+    for key in kinds:
+        if key not in entry:
+            raise ValueError(f"{place}: missing key {key!r}")
+
+
+def _check_study(entry: dict, place: str, declared: list[str]) -> None:
+    for key in COLLECT_OPTIONS:
+        if entry.get(key, 1) < (key == "parts" or key == "threads"):
+            raise ValueError(f"{place}: {key} must be positive, not {entry[key]!r}")
+    for key in entry["settings"]:
+        if key not in declared:
+            known = ", ".join(declared)
+            raise ValueError(f"{place}.settings: unknown key {key!r}; known: {known}")
+    for dataset in entry["questions"]:
+        if dataset not in question_sizes().index:
+            raise ValueError(f"{place}: questions: unknown data set {dataset!r}")
+    styles = str(entry["settings"].get("prompt_style", "survey")).split(",")
+    if len(styles) not in (1, len(entry["questions"])):
+        raise ValueError(
+            f"{place}.settings: prompt_style names {len(styles)} styles for "
+            f"{len(entry['questions'])} data sets"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
