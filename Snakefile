@@ -1,15 +1,16 @@
-# questions -> responses -> analyses -> book; every rule but the last two is one papermill run
+# questions -> responses -> analyses -> book; every rule is one papermill run, but merging and rendering
 import json
 import re
 import sys
 from pathlib import Path
 
 from uqlib import pipeline
+from uqlib.planning import gpus
 from uqlib.questions.sources import FOLDERS, brought, files_of, missing_files
 from uqlib.paths import data_folder, resolve
 
 NAME = config.get("profile", "classroom")
-PROFILE = pipeline.load_profile(Path("config") / f"{NAME}.yaml")
+PROFILE, ABSENT = pipeline.at_hand(pipeline.load_profile(Path("config") / f"{NAME}.yaml"))
 BUILD = f"build/{NAME}"
 QUESTIONS = f"{BUILD}/questions"
 RESPONSES = f"{BUILD}/responses"
@@ -47,6 +48,8 @@ COLLECTED = {
 }
 ENDING = {study: pipeline.condition_ending(e["settings"]) for study, e in PROFILE["collect"].items()}
 if workflow.is_main_process:
+    for told in ABSENT:
+        print(told, file=sys.stderr)
     pipeline.check_access(COLLECTED.values())
 RESPONSE_FILES = [
     f"{RESPONSES}/{study}/{name}/{dataset}{ENDING[study]}.parquet"
@@ -127,11 +130,12 @@ def model_files(study, name):
     return sorted(map(str, folder.glob("*.*"))) if folder.is_dir() else []
 
 
-def collection_parameters(study, name):
+def collection_parameters(study, name, part=""):
     entry = PROFILE["collect"][study]
     return parameters(
         "14_collect_responses",
         **entry["settings"],
+        **({"part": part} if part else {}),
         model=COLLECTED[study, name],
         questions=",".join(table(dataset) for dataset in entry["questions"]),
         output=f"{RESPONSES}/{study}/{name}",
@@ -139,28 +143,52 @@ def collection_parameters(study, name):
 
 
 for study, entry in PROFILE["collect"].items():
+    PARTS = entry.get("parts", 1)
+    PART = f".part-{{part}}-of-{PARTS}" if PARTS > 1 else ""
+    NAMES = "|".join(re.escape(name) for of, name in COLLECTED if of == study)
 
     rule:
         name: f"collect_{study}"
         wildcard_constraints:
-            name="|".join(re.escape(name) for of, name in COLLECTED if of == study)
+            name=NAMES,
+            part="[0-9]+",
         input:
             notebook="notebooks/14_collect_responses.ipynb",
             code=COLLECTION,
             tables=[table(dataset) for dataset in entry["questions"]],
             model=lambda wildcards, study=study: model_files(study, wildcards.name),
         output:
-            notebook=f"{BUILD}/collections/{study}/{{name}}.ipynb",
+            notebook=f"{BUILD}/collections/{study}/{{name}}{PART}.ipynb",
             tables=[
-                f"{RESPONSES}/{study}/{{name}}/{dataset}{ENDING[study]}.parquet"
+                f"{RESPONSES}/{study}/{{name}}/{dataset}{ENDING[study]}{PART}.parquet"
                 for dataset in entry["questions"]
             ],
         params:
-            parameters=lambda wildcards, study=study: collection_parameters(study, wildcards.name),
+            parameters=lambda wildcards, study=study, parts=PARTS: collection_parameters(
+                study, wildcards.name, f"{wildcards.part}/{parts}" if parts > 1 else ""
+            ),
+        threads: entry.get("threads", 1)
         resources:
-            gpu=int(entry["settings"].get("device") == "cuda"),
+            gpu=gpus(entry),
         shell:
-            RUN
+            RUN + " --gpus {resources.gpu}"
+
+    if PARTS > 1:
+
+        rule:
+            name: f"merge_{study}"
+            wildcard_constraints:
+                name=NAMES,
+                dataset="|".join(map(re.escape, entry["questions"])),
+            input:
+                [
+                    f"{RESPONSES}/{study}/{{name}}/{{dataset}}{ENDING[study]}.part-{k}-of-{PARTS}.parquet"
+                    for k in range(1, PARTS + 1)
+                ],
+            output:
+                f"{RESPONSES}/{study}/{{name}}/{{dataset}}{ENDING[study]}.parquet",
+            shell:
+                "exec " + sys.executable + " -m uqlib.pipeline merge --end-with-parent {input} {output}"
 
 
 rule published_outputs:

@@ -14,7 +14,6 @@ from uqlib.collect import (
     choice_log_probs,
     collect,
     collect_to_file,
-    merge_parts,
     part_of_plan,
     plan_collection,
 )
@@ -22,6 +21,7 @@ from uqlib.dropout import attention_dropout, row_seed
 from uqlib.measures import MEASURES, choice_entropy, vocabulary_measures
 from uqlib.models import encode_prompts, option_tokens
 from uqlib.prompts import render
+from uqlib.responses import merge_parts
 
 
 def plain_row(model, row):

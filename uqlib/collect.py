@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -49,12 +48,11 @@ from uqlib.prompts import (
     template,
     template_hash,
 )
-from uqlib.responses import SCHEMA, check_responses
+from uqlib.responses import PART_SCHEMA, SCHEMA, check_responses
 
 BATCHES_PER_SHARD = 32
 BATCH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
 OVERLENGTH = ("error", "skip")
-PART_SCHEMA = SCHEMA.append(pa.field("position", pa.int64()))
 
 
 @dataclass(frozen=True)
@@ -341,49 +339,6 @@ def part_of_plan(plan: Plan, part: str) -> Plan:
     bounds = np.linspace(0, len(plan.batches), int(parts) + 1).round().astype(int)
     batches = plan.batches[bounds[int(number) - 1] : bounds[int(number)]]
     return replace(plan, batches=batches, manifest=plan.manifest | {"part": part})
-
-
-def merge_parts(paths: list[Path], path: Path) -> None:
-    """Join the tables of all parts of a collection: byte for byte the table of one job.
-
-    Parameters
-    ----------
-    paths : list of Path
-        Files of `collect_to_file` with plans of `part_of_plan`, in any order.
-    path : Path
-        Where the response table goes, with the sum of the parts' ``.run.json`` beside it.
-
-    Raises
-    ------
-    ValueError
-        If a part is missing or twice there, or a file comes from other work; the message says
-        which.
-    """
-    manifests = [read_manifest(part) for part in paths]
-    for part, manifest in zip(paths, manifests, strict=True):
-        if "part" not in manifest:
-            raise ValueError(f"{display_path(part)} is no part of a collection")
-    numbers = sorted(manifest["part"] for manifest in manifests)
-    parts = int(manifests[0]["part"].split("/")[1])
-    expected = sorted(f"{k}/{parts}" for k in range(1, parts + 1))
-    whole = [{k: v for k, v in manifest.items() if k != "part"} for manifest in manifests]
-    for part, manifest in zip(paths, whole, strict=True):
-        if difference := manifest_difference(manifest, whole[0]):
-            raise ValueError(f"{display_path(part)} is of other work: {'; '.join(difference)}")
-    if numbers != expected:
-        raise ValueError(f"{display_path(path)}: parts {', '.join(numbers)} of {parts}")
-    table = pd.concat([read_parquet(part) for part in paths], ignore_index=True)
-    table = table.sort_values("position", ignore_index=True).drop(columns="position")
-    runs = [json.loads(part.with_name(part.name + ".run.json").read_text()) for part in paths]
-    run = runs[0] | {key: sum(r[key] for r in runs) for key in ("seconds", "prompts")}
-    run |= {"prompt_tokens": sum(r["prompt_tokens"] for r in runs), "parts": parts}
-    run["finished"] = max(r["finished"] for r in runs)
-    skipped = Path(paths[0]).with_name(Path(paths[0]).name + ".skipped.csv")
-    if skipped.exists():
-        target = Path(path).with_name(Path(path).name + ".skipped.csv")
-        write_text(skipped.read_text(encoding="utf-8"), target)
-    write_text(json.dumps(run, indent=1), Path(path).with_name(Path(path).name + ".run.json"))
-    write_parquet(check_responses(table), path, whole[0], SCHEMA)
 
 
 def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) -> list[np.ndarray]:

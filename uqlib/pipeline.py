@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import papermill
 import yaml
 from huggingface_hub import hf_hub_download
@@ -23,10 +24,19 @@ from papermill.exceptions import PapermillExecutionError
 
 from uqlib.artifacts import only_one
 from uqlib.paths import ROOT, model_name, resolve
-from uqlib.planning import question_sizes
-from uqlib.processes import end_with_parent
+from uqlib.planning import (
+    MACHINES,
+    SHARE,
+    access,
+    planned_work,
+    predicted_hours,
+    question_sizes,
+    start_hours,
+    weight_bytes,
+)
+from uqlib.processes import claim_gpus, end_with_parent, visible_gpus
 from uqlib.questions.pew import read_survey_list
-from uqlib.questions.sources import FOLDERS, fetch, missing_files
+from uqlib.questions.sources import FOLDERS, brought, fetch, missing_files
 
 PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
 COLLECT_KEYS = {"models": list, "questions": list, "settings": dict}
@@ -70,11 +80,18 @@ def load_profile(path: Path) -> dict:
     return profile
 
 
-def at_hand(profile: dict) -> tuple[dict, list[str]]:
-    """Leave out of a profile what only its reader could bring, where it is not there.
+def at_hand(profile: dict, downloads: bool = False) -> tuple[dict, list[str]]:
+    """Leave out of a profile's questions those whose data are not there.
 
     Roper's export and Pew's files are not public. A profile may name them; without them their data
-    sets are not asked, and a study with nothing left to ask is not collected.
+    sets are not asked, nor are public ones that could not be downloaded, and a study with nothing
+    left to ask is not collected.
+
+    Parameters
+    ----------
+    profile : dict
+    downloads : bool
+        Whether public files that are missing count as there, because they are still to come.
 
     Returns
     -------
@@ -91,6 +108,13 @@ def at_hand(profile: dict) -> tuple[dict, list[str]]:
         if not files or not all(file.exists() for file in files):
             told = "names no files" if not files else "names files that are not there"
             absent["pew"] = f"{surveys.pop('pew')} {told}: Pew's questions are left out"
+    asked = {name for entry in profile["collect"].values() for name in entry["questions"]}
+    hub = (profile["notebooks"].get("11_knowledge_questions") or {}).get("hub")
+    for name in sorted(asked - ({"mmlu", "mmlu_dev"} if hub else set())):
+        source = name.removesuffix("_shuffled")
+        public = source in FOLDERS
+        if ((public and not downloads) or source in brought()) and missing_files(source):
+            absent[name] = f"the files of {source} are not there: {name} is left out"
     collect, told = {}, list(absent.values())
     for study, entry in profile["collect"].items():
         kept = [i for i, name in enumerate(entry["questions"]) if name not in absent]
@@ -204,21 +228,87 @@ def build_book(stage: Path, html: Path, log: Path) -> None:
 
 def make_book(profile: str, cores: int, extra: list[str]) -> int:
     """Download what can be, let Snakemake bring the book up to date, return its exit status."""
-    path = ROOT / "config" / f"{profile}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in (ROOT / "config").glob("*.yaml")))
-        raise ValueError(f"there is no profile {profile!r}; known: {known}")
+    path = profile_path(profile)
     started = time.time()
     with only_one(ROOT / "build" / profile):
-        for source in [*load_profile(path)["published"], "moral_machine"]:
+        loaded = load_profile(path)
+        asked = {name for entry in loaded["collect"].values() for name in entry["questions"]}
+        wanted = {*loaded["published"], "moral_machine"}
+        for source in sorted(wanted | (asked & FOLDERS.keys())):
             download(source)
         command = [sys.executable, "-m", "snakemake", *extra, "--cores", str(cores), "--nolock"]
         command += ["--rerun-incomplete", "--quiet", "rules", "host", "reason"]
+        if not any(option.startswith(("--profile", "--executor", "--res")) for option in extra):
+            command += ["--resources", f"gpu={max(len(visible_gpus()), 1)}"]
         command += ["--config", f"profile={profile}"]
         status = _run_quietly(command)
     if status == 0 and not extra:
         print(f"The book is at build/{profile}/html/index.html ({time.time() - started:.0f} s).")
     return status
+
+
+def profile_path(profile: str) -> Path:
+    """Return the file of a profile, or refuse its name and list the known ones."""
+    path = ROOT / "config" / f"{profile}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in (ROOT / "config").glob("*.yaml")))
+        raise ValueError(f"there is no profile {profile!r}; known: {known}")
+    return path
+
+
+def tell_plan(profile: dict, absent: list[str]) -> str:
+    """Describe what a profile would do: jobs, prompts, tokens, hours, downloads, what is missing.
+
+    Nothing is loaded, computed or downloaded. Counts and lengths come from
+    `uqlib.planning.question_sizes`, models from their shapes.
+
+    Parameters
+    ----------
+    profile, absent
+        As returned by `at_hand`.
+
+    Returns
+    -------
+    str
+    """
+    work = planned_work(profile)
+    for name in MACHINES:
+        work[name] = predicted_hours(work, name)
+    jobs = pd.Series(
+        {s: len(e["models"]) * e.get("parts", 1) for s, e in profile["collect"].items()}
+    )
+    studies = work.groupby("study", sort=False)
+    table = studies[["prompts", "tokens", "computed"]].sum().assign(jobs=jobs)
+    hours = studies[list(MACHINES)].sum(min_count=1)
+    unfit = work[list(MACHINES)].isna().groupby(work.study, sort=False).any()
+    shown = pd.DataFrame({"jobs": table.jobs.map("{:d}".format)})
+    for column in ("prompts", "tokens", "computed"):
+        shown[column] = table[column].map("{:,.0f}".format)
+    for name in MACHINES:
+        marks = unfit[name].map({True: " +", False: ""})
+        shown[f"h {name}"] = hours[name].map("{:,.2f}".format).replace("nan", "-") + marks
+    models = pd.DataFrame({"model": work.model.unique()})
+    models["access"] = models.model.map(access)
+    models["GB"] = models.model.map(weight_bytes) / 1e9
+    models.loc[models.access == "downloaded", "GB"] = 0.0
+    lines = [shown.to_string(), ""]
+    total = hours.sum()
+    lines.append("hours in all: " + ", ".join(f"{total[name]:,.1f} {name}" for name in MACHINES))
+    lines.append(
+        f"At {SHARE:.0%} of the roofline's speed (chapter 81); kernels and weights take "
+        f"{sum(start_hours(m, 2) for m in work.groupby('study').model.unique().explode()):.1f} h "
+        "more. +: some models are too large for it, or unknown, and are not counted."
+    )
+    fetch = models[models.GB > 0]
+    lines.append(f"models to download: {len(fetch)}, {fetch.GB.sum():,.0f} GB")
+    asked = {*work.dataset, *profile["published"], "moral_machine"} & FOLDERS.keys()
+    data = {s: n for s in sorted(asked) if (n := len(missing_files(s)))}
+    told = [f"{source} ({number} files)" for source, number in data.items()]
+    lines.append("data to download: " + (", ".join(told) or "none"))
+    trouble = models[models.access.isin(["gated, no token", "unknown"])]
+    told = [f"{row.model}: {row.access}" for row in trouble.itertuples()]
+    lines += ["missing:", *(f"  {line}" for line in [*absent, *told] or ["-"])]
+    return "\n".join(lines)
 
 
 def download(source: str) -> bool:
@@ -361,7 +451,7 @@ def _check_study(entry: dict, place: str, declared: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line of the pipeline: `book`, `data`, `run` and `render`."""
+    """Command line of the pipeline: `book`, `plan`, `data`, `run`, `merge` and `render`."""
     parser = argparse.ArgumentParser(prog="python -m uqlib.pipeline", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     book = commands.add_parser("book", help="bring a profile's book up to date")
@@ -372,9 +462,15 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("notebook", type=Path)
     run.add_argument("output", type=Path)
     run.add_argument("--parameters", type=json.loads, default={}, help="a JSON object")
+    run.add_argument("--gpus", type=int, default=0, help="graphics cards to take, of those free")
+    merge = commands.add_parser("merge", help="join the parts of a collection: PART ... TABLE")
+    merge.add_argument("parts", type=Path, nargs="+")
+    merge.add_argument("table", type=Path)
+    plan = commands.add_parser("plan", help="say what a profile would do, without doing it")
+    plan.add_argument("profile")
     render = commands.add_parser("render", help="render the executed notebooks of a build")
     render.add_argument("build", type=Path)
-    for command in (run, render):
+    for command in (run, merge, render):
         command.add_argument("--end-with-parent", action="store_true", help=end_with_parent.__doc__)
     chosen, extra = parser.parse_known_args(arguments)
     if extra and chosen.command != "book":
@@ -382,6 +478,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "book":
             return make_book(chosen.profile, chosen.cores, extra)
+        if chosen.command == "plan":
+            profile = load_profile(profile_path(chosen.profile))
+            print(tell_plan(*at_hand(profile, downloads=True)))
+            return 0
         if chosen.command == "data":
             return 0 if all([download(source) for source in FOLDERS]) else 1
         if chosen.end_with_parent:
@@ -391,8 +491,14 @@ def main(arguments: list[str] | None = None) -> int:
             build, done = chosen.build, "html"
             stage_book(build / "notebooks", build / "stage")
             build_book(build / "stage", build / "html", build / "logs/render.log")
+        elif chosen.command == "merge":
+            from uqlib.responses import merge_parts
+
+            merge_parts(chosen.parts, chosen.table)
+            done = chosen.table.stem
         else:
-            run_notebook(chosen.notebook, chosen.output, chosen.parameters)
+            with claim_gpus(chosen.gpus, ROOT / "build/.gpus"):
+                run_notebook(chosen.notebook, chosen.output, chosen.parameters)
             done = chosen.output.stem
         print(f"{done}: {time.time() - started:.0f} s", flush=True)
     except (OSError, ValueError, RuntimeError, PapermillExecutionError) as error:

@@ -120,7 +120,7 @@ def shape_of_config(config: dict) -> dict:
 
 
 def layer_products(shape: dict) -> list[tuple[int, int]]:
-    """Inputs and outputs of the weight matrices of one layer: queries to the last of the MLP.
+    """Return inputs and outputs of the weight matrices of a layer: queries to the last of the MLP.
 
     Examples
     --------
