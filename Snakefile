@@ -81,7 +81,7 @@ def parameters(notebook, **given):
     path = f"notebooks/{notebook}.ipynb"
     declared = pipeline.declared_parameters(path)
     standard = {"output": f"{RESULTS}/{notebook}", "results": RESULTS}
-    if "studies" in declared:
+    if "responses" in declared:
         standard |= {"studies": ",".join(STUDIES), "responses": RESPONSES, "questions": QUESTIONS}
     chosen = {name: value for name, value in standard.items() if name in declared}
     chosen |= given | (PROFILE["notebooks"].get(notebook) or {})
@@ -222,7 +222,7 @@ for notebook in CHAPTERS:
             questions=[table("world_opinions"), table("world_knowledge")],
             dilemmas=[table(f"conjoint/{dataset}") for dataset in MORAL] if notebook[0] == "5" else [],
             effects=EFFECTS if notebook[:2] in ("52", "53", "54") else [],
-            responses=RESPONSE_FILES + PUBLISHED_FILES if "studies" in declared else [],
+            responses=RESPONSE_FILES + PUBLISHED_FILES if "responses" in declared else [],
         output:
             notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
             results=directory(f"{RESULTS}/{notebook}"),

@@ -51,6 +51,7 @@ def main(arguments=None):
         "cuda": torch.version.cuda if args.device == "cuda" else None,
         "batch_tokens": args.batch_tokens,
         "bandwidth": bandwidth(args.device),
+        "configs": {shape: {"model_type": "llama", **SHAPES[shape]} for shape in args.shapes},
         "runs": [],
     }
     for shape in args.shapes:

@@ -349,6 +349,71 @@ def predicted_hours(work: pd.DataFrame, name: str, share: float = SHARE) -> np.n
     return np.array(hours)
 
 
+def measured_shares(record: dict) -> pd.DataFrame:
+    """Compare a record of ``benchmarks/speed.py`` with the roofline of the machine it was made on.
+
+    Parameters
+    ----------
+    record : dict
+
+    Returns
+    -------
+    DataFrame
+        One row a run: `shape`, `way`, `parameters`, `tokens_per_second` computed, measured
+        `seconds`, `predicted` seconds at the measured rate of bare products and the measured
+        bandwidth, and `share`, predicted over measured.
+    """
+    size = BYTES[record["dtype"]]
+    rows = []
+    for run in record["runs"]:
+        shape, passes = shape_of_config(record["configs"][run["shape"]]), run["passes"]
+        machine = {"flops": {size: run["products_per_second"]}, "bandwidth": record["bandwidth"]}
+        tokens, prompts = run["computed"] / passes, run["prompts"] / passes
+        length = run["tokens"] / run["prompts"]
+        predicted = passes * roofline_seconds(shape, tokens, prompts, length, machine, size)
+        rows.append(
+            {
+                "shape": run["shape"],
+                "way": run["way"],
+                "parameters": parameters(shape),
+                "tokens_per_second": run["computed"] / run["seconds"],
+                "seconds": run["seconds"],
+                "predicted": predicted,
+                "share": predicted / run["seconds"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def collection_jobs(work: pd.DataFrame, name: str, share: float = SHARE) -> pd.DataFrame:
+    """Gather planned work into jobs: one a study and model, the first of a model downloads it.
+
+    Parameters
+    ----------
+    work : DataFrame
+        See `planned_work`.
+    name, share
+        See `predicted_hours`.
+
+    Returns
+    -------
+    DataFrame
+        `study`, `model`, `seconds` of computing (jobs that do not fit are left out), `download`
+        and `load` in bytes.
+    """
+    timed = work.assign(seconds=3600 * predicted_hours(work, name, share)).dropna()
+    jobs = timed.groupby(["study", "model"], sort=False, as_index=False).agg(
+        seconds=("seconds", "sum"), size=("size", "first")
+    )
+    shapes = {model: shape_of(model) for model in jobs.model.unique()}
+    jobs["load"] = [
+        s * parameters(shapes[m]) for m, s in zip(jobs.model, jobs["size"], strict=True)
+    ]
+    first = ~jobs.model.duplicated()
+    jobs["download"] = jobs.model.map(weight_bytes).where(first, 0.0)
+    return jobs.drop(columns="size")
+
+
 def start_hours(model: str, size: float) -> float:
     """Hours before the first prompt: a kernel, its imports, and the weights from disk.
 

@@ -1,11 +1,18 @@
-"""Collection through a real SLURM cluster that loses a job and a node on the way."""
+"""Collection through a real SLURM cluster that loses a job and a node on the way.
+
+What happened is written to ``build/cluster/<lost>.json``; ``benchmarks/cluster.py`` runs this and
+keeps the records for the chapter on clusters.
+"""
 
 import hashlib
+import importlib.metadata
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -13,10 +20,12 @@ import pytest
 import yaml
 from loopback import ask, power_off, processes_of, start, stop, wait_until_idle, what_is_missing
 
+from uqlib.artifacts import write_text
 from uqlib.paths import ROOT
 
 pytestmark = pytest.mark.slow
 LOST = ["machine", "daemon"]
+PACKAGES = ["snakemake", "snakemake-executor-plugin-slurm"]
 STATES = ["COMPLETED", "FAILED"]
 SLURM = [
     "--profile=profiles/slurm",
@@ -47,9 +56,8 @@ def clone(tmp_path_factory):
         pytest.skip(f"no cluster: {reason}")
     folder = tmp_path_factory.mktemp("clone") / "book"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    profile = yaml.safe_load((folder / "config/classroom.yaml").read_text())
     study = {
-        "models": profile["collect"]["zoo"]["models"][:2],
+        "models": ["zoo/llama-0.3m-base", "zoo/llama-0.3m-instruct"],
         "questions": ["world_opinions"],
         "settings": {"device": "cpu", "batch_tokens": 1},
     }
@@ -108,15 +116,19 @@ def results(build):
 def test_a_lost_job_and_a_lost_node_change_nothing(cluster, clone, lost):
     build, log = clone / f"build/{lost}", clone / f"{lost}.log"
     responses = build / "responses/zoo"
+    started = time.time()
     process = collect(clone, lost, cluster.environment, "--cores=8", *SLURM)
     try:
         wait_for(lambda: collecting(cluster, "n1", responses), process, log).kill()
+        events = [{"what": "a job on n1 killed", "second": time.time() - started}]
         wait_for(lambda: collecting(cluster, "n2", responses), process, log)
         if lost == "machine":
             power_off(cluster, "n2")
         else:
             cluster.daemons["n2"].kill()
+        events.append({"what": f"{lost} n2 lost", "second": time.time() - started})
         assert process.wait(600) == 0, log.read_text()[-5000:]
+        seconds = time.time() - started
     finally:
         process.kill()
         process.wait()
@@ -140,3 +152,33 @@ def test_a_lost_job_and_a_lost_node_change_nothing(cluster, clone, lost):
     assert len(asked) == len(jobs) - 1
     if lost == "machine":
         assert max(int(job["Restarts"]) for job in jobs) == 1
+    record = {
+        "lost": lost,
+        "seconds": seconds,
+        "events": events,
+        "identical_tables": len(expected),
+        "slurm": ask(cluster, "sinfo", "--version").split()[-1],
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "options": SLURM,
+        "jobs": [told(job, started) for job in jobs],
+    }
+    write_text(json.dumps(record, indent=1) + "\n", ROOT / f"build/cluster/{lost}.json")
+
+
+def told(job, started):
+    times = {}
+    for key in ("SubmitTime", "StartTime", "EndTime"):
+        when = job.get(key, "Unknown")
+        times[key] = when != "Unknown" and datetime.fromisoformat(when).timestamp() - started
+    return {
+        "job": job["JobId"],
+        "what": job.get("Comment", ""),
+        "state": job["JobState"],
+        "node": job.get("BatchHost", ""),
+        "submitted": times["SubmitTime"],
+        "started": times["StartTime"],
+        "ended": times["EndTime"],
+        "memory": job["MinMemoryNode"],
+        "gpus": int(job.get("TresPerJob", "gres:gpu:0").rsplit(":", 1)[-1]),
+        "restarts": int(job["Restarts"]),
+    }
