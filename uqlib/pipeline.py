@@ -192,7 +192,11 @@ def run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
 
 
 def stage_book(notebooks: Path, stage: Path) -> None:
-    """Lay out the sources of the book with the executed notebooks, which are not to be rerun."""
+    """Lay out the sources of the book with the executed notebooks, which are not to be rerun.
+
+    The cells that install the package elsewhere are left out: a reader of the pages has no use for
+    them.
+    """
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
@@ -202,6 +206,11 @@ def stage_book(notebooks: Path, stage: Path) -> None:
     for folder in ("book", "config", "profiles"):
         shutil.copytree(ROOT / folder, stage / folder)
     shutil.copytree(notebooks, stage / "notebooks", ignore=shutil.ignore_patterns("*.log"))
+    for path in (stage / "notebooks").glob("*.ipynb"):
+        page = json.loads(path.read_text(encoding="utf-8"))
+        cells = page["cells"]
+        page["cells"] = [c for c in cells if "install" not in c["metadata"].get("tags", [])]
+        path.write_text(json.dumps(page), encoding="utf-8")
 
 
 def build_book(stage: Path, html: Path, log: Path) -> None:
