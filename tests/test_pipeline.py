@@ -191,9 +191,12 @@ def test_models_of_one_name_are_refused():
         pipeline.collected_models(same, "zoo")
 
 
-def snakemake(*arguments):
+def snakemake(*arguments, **environment):
     command = [sys.executable, "-m", "snakemake", "--nolock", "--dry-run", "--cores", "1"]
-    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [*command, *arguments],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
+    )  # fmt: skip
 
 
 def test_an_unknown_parameter_is_an_error_while_the_graph_is_built(tmp_path):
@@ -236,6 +239,43 @@ def test_a_study_in_parts_is_one_job_a_part_and_one_to_merge():
     commands = re.findall(r"pipeline run .*14_collect.*", run.stdout)
     assert sorted(re.findall(r'"part": "(\d/\d)"', " ".join(commands))) == ["1/3", "2/3", "3/3"]
     assert all(command.endswith("--gpus 2") for command in commands)
+
+
+@pytest.mark.parametrize("name", ["laptop", "paper"])
+def test_the_graph_of_a_profile_is_built_for_whoever_has_its_models(name, tmp_path):
+    models = pipeline.load_profile(ROOT / f"config/{name}.yaml")["collect"]
+    for model in {model for entry in models.values() for model in entry["models"]}:
+        place = tmp_path / f"hub/models--{model.replace('/', '--')}"
+        (place / "snapshots/0").mkdir(parents=True)
+        (place / "snapshots/0/config.json").write_text("{}")
+        (place / "refs").mkdir()
+        (place / "refs/main").write_text("0")
+    run = snakemake("--config", f"profile={name}", "--forceall", HF_HOME=str(tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+    planned, absent = pipeline.at_hand(pipeline.load_profile(ROOT / f"config/{name}.yaml"))
+    for study, entry in planned["collect"].items():
+        assert re.search(rf"^collect_{study} +{len(entry['models'])}$", run.stdout, re.M)
+    assert all(line in run.stderr for line in absent)
+
+
+@pytest.mark.parametrize(
+    ("cards", "extra", "expected"),
+    [
+        ("", [], "gpu=1"),
+        ("0,3", [], "gpu=2"),
+        ("0,3", ["--profile=profiles/slurm"], None),
+        ("0,3", ["--resources", "gpu=1"], "gpu=1"),
+    ],
+)
+def test_a_book_uses_the_cards_there_are(monkeypatch, cards, extra, expected):
+    ran = []
+    monkeypatch.setattr(pipeline, "_run_quietly", lambda command: ran.append(command) or 0)
+    monkeypatch.setattr(pipeline, "download", lambda source: ran.append(source))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+    assert pipeline.make_book("laptop", 2, extra) == 0
+    assert ran[:-1] == ["coane", "mmlu", "moral_machine", "protoqa"]
+    limits = [word for word in ran[-1] if word.startswith("gpu=")]
+    assert limits == ([expected] if expected else [])
 
 
 def test_one_build_at_a_time(capsys):
