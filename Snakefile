@@ -92,6 +92,8 @@ def parameters(notebook, **given):
 SCHEMA = code("artifacts", "paths", "questions/schema")
 COLLECTION = SCHEMA + code("collect", "dropout", "forward", "measures", "models", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
+PLANNED = [*map(str, Path("config").glob("[a-z]*.yaml")), "profiles/slurm/config.yaml"]
+PLANNED += ["uqlib/pipeline.py", "uqlib/architectures.csv", "uqlib/question_sizes.csv"]
 PLAYGROUND = ["uqlib/playground.css", "uqlib/playground.js"]
 RUN = (
     "OMP_NUM_THREADS={threads} exec " + sys.executable + " -m uqlib.pipeline run "
@@ -223,6 +225,7 @@ for notebook in CHAPTERS:
             dilemmas=[table(f"conjoint/{dataset}") for dataset in MORAL] if notebook[0] == "5" else [],
             effects=EFFECTS if notebook[:2] in ("52", "53", "54") else [],
             responses=RESPONSE_FILES + PUBLISHED_FILES if "responses" in declared else [],
+            planned=PLANNED if notebook[:2] in ("81", "82") else [],
         output:
             notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
             results=directory(f"{RESULTS}/{notebook}"),

@@ -13,6 +13,7 @@ from uqlib.models import load_tokenizer
 from uqlib.paths import data_folder
 from uqlib.planning import (
     architectures,
+    collection_jobs,
     flops,
     parameters,
     planned_work,
@@ -136,6 +137,18 @@ def test_hours_grow_with_prompts_and_are_unknown_where_a_model_does_not_fit():
     large = work(models=["meta-llama/Llama-3.1-8B", "nobody/nothing"])
     assert np.isnan(predicted_hours(large, "laptop")).all()
     assert np.isfinite(predicted_hours(large, "A100")).tolist() == [True, False]
+
+
+def test_jobs_download_a_model_once_and_leave_out_what_does_not_fit():
+    models = ["HuggingFaceTB/SmolLM2-135M", "meta-llama/Llama-3.1-8B"]
+    entry = {"models": models, "questions": ["mmlu", "coane"], "settings": {"device": "cuda"}}
+    asked = planned_work({"collect": {"a": entry, "b": entry}, "notebooks": {}})
+    jobs = collection_jobs(asked.assign(other=np.nan), "A100")
+    assert jobs[["study", "model"]].to_numpy().tolist() == [[s, m] for s in "ab" for m in models]
+    assert jobs.download.tolist() == [2 * 134_515_008, 2 * 8_030_261_248, 0, 0]
+    assert jobs.load.tolist() == [4 * 134_515_008, 4 * 8_030_261_248] * 2
+    assert jobs.seconds.sum() == pytest.approx(3600 * predicted_hours(asked, "A100").sum())
+    assert set(collection_jobs(asked, "laptop").model) == {models[0]}
 
 
 def test_many_passes_over_a_large_model_take_two_operations_a_weight_and_token():

@@ -401,7 +401,8 @@ def collection_jobs(work: pd.DataFrame, name: str, share: float = SHARE) -> pd.D
         `study`, `model`, `seconds` of computing (jobs that do not fit are left out), `download`
         and `load` in bytes.
     """
-    timed = work.assign(seconds=3600 * predicted_hours(work, name, share)).dropna()
+    timed = work.assign(seconds=3600 * predicted_hours(work, name, share))
+    timed = timed.dropna(subset="seconds")
     jobs = timed.groupby(["study", "model"], sort=False, as_index=False).agg(
         seconds=("seconds", "sum"), size=("size", "first")
     )
