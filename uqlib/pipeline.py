@@ -38,7 +38,8 @@ from uqlib.processes import claim_gpus, end_with_parent, visible_gpus
 from uqlib.questions.pew import read_survey_list
 from uqlib.questions.sources import FOLDERS, brought, fetch, missing_files
 
-PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict, "chapters": list}
+PROFILE_KEYS = {"collect": dict, "published": list, "notebooks": dict}
+PROFILE_OPTIONS = {"chapters": list}
 COLLECT_KEYS = {"models": list, "questions": list, "settings": dict}
 COLLECT_OPTIONS = {"gpus": int, "parts": int, "threads": int}
 BOOKKEEPING = re.compile(
@@ -57,7 +58,8 @@ def load_profile(path: Path) -> dict:
     dict
         `collect` (study: models, questions, settings of chapter 14, and if need be `gpus` of a
         job, `parts` a table is collected in, `threads`), `published` (sources to import),
-        `notebooks` (parameters by notebook) and `chapters` (notebooks of the book, in order).
+        `notebooks` (parameters by notebook) and `chapters` (notebooks of the book, in order; if
+        left out, those of ``config/classroom.yaml``).
 
     Raises
     ------
@@ -65,7 +67,10 @@ def load_profile(path: Path) -> dict:
         Names file and key.
     """
     profile = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    _check_keys(profile, PROFILE_KEYS, Path(path).name)
+    _check_keys(profile, PROFILE_KEYS, Path(path).name, PROFILE_OPTIONS)
+    if "chapters" not in profile:
+        usual = yaml.safe_load((ROOT / "config/classroom.yaml").read_text(encoding="utf-8"))
+        profile["chapters"] = usual["chapters"]
     declared = [name for name in declared_parameters(ROOT / COLLECT) if name not in GIVEN]
     for study, entry in profile["collect"].items():
         place = f"{Path(path).name}: collect.{study}"
