@@ -14,12 +14,14 @@ from uqlib.collect import (
     choice_log_probs,
     collect,
     collect_to_file,
+    part_of_plan,
     plan_collection,
 )
 from uqlib.dropout import attention_dropout, row_seed
 from uqlib.measures import MEASURES, choice_entropy, vocabulary_measures
 from uqlib.models import encode_prompts, option_tokens
 from uqlib.prompts import render
+from uqlib.responses import merge_parts
 
 
 def plain_row(model, row):
@@ -159,6 +161,62 @@ def test_an_interrupted_run_ends_in_the_same_bytes(model, questions, tmp_path, m
     assert len(plan.batches) > 8
     assert len(calls) == len(plan.batches) - 4  # two whole shards of two batches are kept
     assert not (stopped.parent / ".shards").exists()
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_parts_merge_to_the_bytes_of_one_job(model, questions, tmp_path, parts):
+    long = many(questions)
+    long.at[1, "text"] = "why " * 300
+    plan = plan_collection(model, long, batch_tokens=200, overlength="skip")
+    whole, merged = tmp_path / "whole/demo.parquet", tmp_path / "demo.parquet"
+    run = collect_to_file(model, plan, whole)
+    files = []
+    for number in range(1, parts + 1):
+        again = plan_collection(model, long, batch_tokens=200, overlength="skip")
+        files.append(tmp_path / f"parts/demo.part-{number}-of-{parts}.parquet")
+        collect_to_file(model, part_of_plan(again, f"{number}/{parts}"), files[-1])
+    merge_parts(files[::-1], merged)
+    assert merged.read_bytes() == whole.read_bytes()
+    joined = json.loads((tmp_path / "demo.parquet.run.json").read_text())
+    assert joined["prompts"] == run["prompts"] == len(long) - 1
+    assert joined["prompt_tokens"] == run["prompt_tokens"] and joined["parts"] == parts
+    skipped = [(f.parent / f"{f.name}.skipped.csv").read_text() for f in (whole, merged)]
+    assert skipped[0] == skipped[1]
+    sizes = [len(read_parquet(file)) for file in files]
+    assert sum(sizes) == len(long) - 1 and min(sizes) > 0
+
+
+def test_parts_under_dropout_merge_as_well(model, questions, tmp_path):
+    settings = {"dropout_rate": 0.2, "n_passes": 3, "batch_tokens": 200, "seed": 5}
+    plan = plan_collection(model, many(questions, 4), **settings)
+    collect_to_file(model, plan, tmp_path / "whole.parquet")
+    files = [tmp_path / f"part-{k}.parquet" for k in (1, 2)]
+    for number, file in enumerate(files, start=1):
+        collect_to_file(model, part_of_plan(plan, f"{number}/2"), file)
+    merge_parts(files, tmp_path / "merged.parquet")
+    assert (tmp_path / "merged.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_parts_that_do_not_make_a_whole_are_refused(model, questions, tmp_path):
+    plan = plan_collection(model, many(questions, 4), batch_tokens=200)
+    other = plan_collection(model, many(questions, 4), batch_tokens=200, seed=1)
+    files = [tmp_path / f"{k}.parquet" for k in range(4)]
+    for file, which, part in zip(files, [plan, plan, other], ["1/2", "2/2", "2/2"], strict=False):
+        collect_to_file(model, part_of_plan(which, part), file)
+    collect_to_file(model, plan, files[3])
+    with pytest.raises(ValueError, match=r"merged.parquet: parts 1/2 of 2"):
+        merge_parts(files[:1], tmp_path / "merged.parquet")
+    with pytest.raises(ValueError, match=r"parts 1/2, 1/2 of 2"):
+        merge_parts([files[0], files[0]], tmp_path / "merged.parquet")
+    with pytest.raises(ValueError, match=r"2.parquet is of other work: seed: 1 instead of 0"):
+        merge_parts([files[0], files[2]], tmp_path / "merged.parquet")
+    with pytest.raises(ValueError, match=r"3.parquet is no part"):
+        merge_parts([files[0], files[3]], tmp_path / "merged.parquet")
+    for part in ("0/2", "3/2", "2", "a/b", "1/2/3"):
+        with pytest.raises(ValueError, match="part must be k/n"):
+            part_of_plan(plan, part)
+    with pytest.raises(ValueError, match="batches: take fewer"):
+        part_of_plan(plan, f"1/{len(plan.batches) + 1}")
 
 
 def test_a_finished_file_is_kept_and_other_work_is_refused(model, questions, tmp_path):

@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ from uqlib.prompts import (
     template,
     template_hash,
 )
-from uqlib.responses import SCHEMA, check_responses
+from uqlib.responses import PART_SCHEMA, SCHEMA, check_responses
 
 BATCHES_PER_SHARD = 32
 BATCH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
@@ -236,7 +236,8 @@ def run_plan(model: LanguageModel, plan: Plan, shards: Path | None = None) -> pd
         for start in range(0, len(plan.batches), BATCHES_PER_SHARD)
     ]
     read, frames = prefix_reader(model.network), []
-    with _progress(len(plan.prompts), model.name) as bar:
+    total = sum(len(batch.rows) for batch in plan.batches)
+    with _progress(total, model.name) as bar:
         for number, group in enumerate(groups):
             path = shards and Path(shards) / f"shard-{number:05d}.parquet"
             frame = path and _read_shard(path, plan.manifest)
@@ -291,11 +292,12 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     started = time.time()
     with only_one(shards):
         responses = run_plan(model, plan, shards)
+    asked = sorted(row for batch in plan.batches for row in batch.rows)
     run = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 2),
         "prompts": len(responses),
-        "prompt_tokens": sum(len(prompt) for prompt in plan.prompts),
+        "prompt_tokens": sum(len(plan.prompts[row]) for row in asked),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": _device_name(model.network.device),
@@ -303,11 +305,40 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     if len(plan.skipped):
         write_table(plan.skipped, path.with_name(path.name + ".skipped.csv"))
     write_text(json.dumps(run, indent=1), run_path)
-    write_parquet(responses, path, plan.manifest, SCHEMA)
+    if "part" in plan.manifest:
+        write_parquet(responses.assign(position=asked), path, plan.manifest, PART_SCHEMA)
+    else:
+        write_parquet(responses, path, plan.manifest, SCHEMA)
     shutil.rmtree(shards)
     if not any(shards.parent.iterdir()):
         shards.parent.rmdir()
     return run
+
+
+def part_of_plan(plan: Plan, part: str) -> Plan:
+    """Return the plan of one range of batches, for collections that several jobs share.
+
+    The batches are those of the whole plan, so the parts together do just what one job would.
+
+    Parameters
+    ----------
+    plan : Plan
+    part : str
+        ``k/n``, k from 1: the k-th of n ranges that are alike in number of batches.
+
+    Raises
+    ------
+    ValueError
+        If `part` is not of that form, or there are fewer batches than parts.
+    """
+    number, _, parts = part.partition("/")
+    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"part must be k/n with k from 1 to n, not {part!r}")
+    if len(plan.batches) < int(parts):
+        raise ValueError(f"{parts} parts of {len(plan.batches)} batches: take fewer")
+    bounds = np.linspace(0, len(plan.batches), int(parts) + 1).round().astype(int)
+    batches = plan.batches[bounds[int(number) - 1] : bounds[int(number)]]
+    return replace(plan, batches=batches, manifest=plan.manifest | {"part": part})
 
 
 def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) -> list[np.ndarray]:
