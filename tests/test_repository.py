@@ -94,8 +94,8 @@ def test_modules_import_only_from_their_left():
     order = [
         "paths", "artifacts", "processes", "checkpoints", "questions", "prompts", "measures",
         "shapes", "forward", "models", "responses", "dropout", "collect", "populations", "controls",
-        "published", "studies", "resampling", "conjoint", "decomposition", "moral_alignment",
-        "alignment", "calibration", "reliability", "jensen_shannon", "selective",
+        "published", "studies", "resampling", "significance", "conjoint", "decomposition",
+        "moral_alignment", "alignment", "calibration", "reliability", "jensen_shannon", "selective",
         "sensitivity", "corpus", "training", "zoo", "figures", "playground", "ledger", "pipeline",
     ]  # fmt: skip
     for file in (ROOT / "uqlib").rglob("*.py"):

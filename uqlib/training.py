@@ -29,7 +29,6 @@ STAGES = {
     "facts": (1_500_000, ["form", "knowledge"]),
     "opinions": (5_000_000, ["form", "knowledge", "nominal", "ordinal"]),
 }
-REVIEW_TOKENS = 10_000_000
 TEXT_LOSS_WEIGHT = 0.3
 WARM_UP_STEPS = 100
 RECORDS_PER_CHECKPOINT = 10
@@ -120,7 +119,7 @@ def train(
     model,
     curriculum: list[tuple[int, list[Example]]],
     learning_rate: float = 3e-3,
-    decay_share: float = 0.4,
+    decay_share: float = 0.35,
     batch_size: int = 32,
     seed: int = 0,
     log_every: int = 50_000,
@@ -215,9 +214,6 @@ def train_base(
 ) -> tuple:
     """Train a base model from random weights, on the stages of `base_curriculum`.
 
-    A full training, of more than twice `REVIEW_TOKENS`, ends in a review of that length: everything
-    once more with other respondents, opinions more often, at a rate that rises and falls again.
-
     Parameters
     ----------
     architecture : str
@@ -249,19 +245,9 @@ def train_base(
     True
     """
     model = new_model(architecture, tokenizer, seed=seed)
-    reviewed = tokens > 2 * REVIEW_TOKENS
-    first = tokens - REVIEW_TOKENS if reviewed else tokens
-    curriculum = base_curriculum(tokenizer, questions, texts, first, seed)
+    curriculum = base_curriculum(tokenizer, questions, texts, tokens, seed)
     rate = ARCHITECTURES[architecture][1]["rate"]
     log = train(model, curriculum, rate, seed=seed, checkpoints=checkpoints)
-    if reviewed:
-        corpus = build_corpus(tokenizer, questions, texts, seed=seed + 1)
-        opinions = [example for example in corpus if example.kind in ("nominal", "ordinal")]
-        scales = [example for example in opinions if example.kind == "ordinal"]
-        review = [(REVIEW_TOKENS, corpus + opinions + 2 * scales)]
-        again = train(model, review, rate, 0.7, seed=seed + 1, checkpoints=checkpoints)
-        again["tokens"] += log["tokens"].max()
-        log = pd.concat([log, again], ignore_index=True)
     return model, log
 
 
@@ -269,6 +255,8 @@ def base_curriculum(
     tokenizer, questions: pd.DataFrame, texts: list[str], tokens: int, seed: int = 0
 ) -> list[tuple[int, list[Example]]]:
     """Order what a base model reads: forms first, then also facts, then opinions, then everything.
+
+    In the last stage opinions stand twice, with other respondents, and ordinal ones three times.
 
     Parameters
     ----------
@@ -288,7 +276,10 @@ def base_curriculum(
     curriculum = [(STAGES["forms"][0], forms)]
     for length, kinds in list(STAGES.values())[1:]:
         curriculum.append((length, [example for example in corpus if example.kind in kinds]))
-    curriculum.append((tokens, corpus))
+    opinions = questions[questions["dataset"] == "world_opinions"]
+    again = build_corpus(tokenizer, opinions, [], seed=seed + 1)
+    scales = [example for example in again if example.kind == "ordinal"]
+    curriculum.append((tokens, corpus + again + scales))
     left, planned = tokens, []
     for length, examples in curriculum:
         if left:

@@ -31,8 +31,16 @@ from uqlib.reliability import confidence_bins, option_confidence
 from uqlib.responses import join_questions
 from uqlib.training import train_base, tune
 
-FAMILIES = {("llama-0.3m", 0): ["instruct", "overconfident", "position-biased"]}
-TOKENS = 32_000_000
+FAMILIES = {
+    ("mistral-1.3m", 0): ["instruct"],
+    ("llama-0.9m", 0): ["instruct"],
+    ("mistral-0.5m", 0): ["instruct"],
+    ("llama-0.3m", 0): ["instruct", "overconfident", "position-biased"],
+    ("llama-0.1m", 0): ["instruct"],
+    ("llama-0.1m", 1): [],
+    ("llama-0.1m", 2): [],
+}
+TOKENS = 24_000_000
 TUNING_TOKENS = 1_600_000
 EXAMPLES = 120_000
 STORIES = {
@@ -352,6 +360,7 @@ def save_model(model, tokenizer, log: pd.DataFrame, folder: Path) -> None:
     """Save weights (safetensors), tokenizer and training log (``training.csv``) into a folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     write_table(log.round(5), folder / "training.csv")
 
 
