@@ -168,7 +168,7 @@ def test_questions_with_fewer_options_count_as_if_alone(logits):
     together = sua_terms(padded[:, 0], padded[:, 1:], torch.tensor([1, 0]))
     alone = [terms_of(logits[0], 1), terms_of(logits[1], 0)]
     for name in TERMS:
-        assert float(together[name]) == pytest.approx(np.mean([float(a[name]) for a in alone]))
+        assert together[name].item() == pytest.approx(np.mean([a[name].item() for a in alone]))
     sum(together.values()).backward()
     assert padded.grad.isfinite().all()
 
@@ -238,19 +238,19 @@ def test_padding_and_company_change_no_answer(model, items):
 def test_zero_weights_are_plain_training(fresh, items):
     """Of the loop too: written out once more, without edits, with torch alone."""
     tuned, zeros, plain = fresh(), fresh(), fresh()
-    last(train_sua(tuned, items, {"task": 1.0}, steps=6, batch_size=4))
+    last(train_sua(tuned, items, {"task": 1.0}, steps=5, batch_size=4))
     weights = {"task": 1.0, "consistency": 1e-38, "alignment": 0.0, "edited": 0.0}
-    last(train_sua(zeros, items, weights, steps=6, batch_size=4))
+    last(train_sua(zeros, items, weights, steps=5, batch_size=4))
     optimizer = torch.optim.AdamW(plain.network.parameters(), 1, (0.9, 0.98), weight_decay=0)
     order = np.random.default_rng(0).permutation(len(items))
-    assert len(order) >= 24
-    for step in range(6):
+    assert len(order) >= 20
+    for step in range(5):
         drawn = [items[i] for i in order[4 * step : 4 * step + 4]]
         loss = 0
         for item in drawn:
             logits = plain.network(input_ids=torch.tensor([item.prompts[0]])).logits[0, -1]
             loss = loss - logits[item.labels[0]].log_softmax(-1)[item.answer] / 4
-        optimizer.param_groups[0]["lr"] = 1e-3 * min((step + 1) / 5, 1 - step / 6)
+        optimizer.param_groups[0]["lr"] = 1e-3 * min((step + 1) / 5, 1 - step / 5)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(plain.network.parameters(), 1.0)
@@ -265,10 +265,10 @@ def test_zero_weights_are_plain_training(fresh, items):
 def test_training_reduces_its_own_loss(fresh, items, recipe):
     model, weights = fresh(), recipes()[recipe]
     log = last(
-        train_sua(model, items, weights, steps=40, batch_size=len(items), learning_rate=3e-3)
+        train_sua(model, items, weights, steps=25, batch_size=len(items), learning_rate=3e-3)
     )
     assert log.loss.iloc[-1] < log.loss.iloc[0] - 0.01
-    assert log.step.tolist() == list(range(5, 41, 5))
+    assert log.step.tolist() == list(range(5, 26, 5))
     total = sum(weight * log[term] for term, weight in weights.items())
     np.testing.assert_allclose(log.loss, total, rtol=1e-4)
 
@@ -368,8 +368,8 @@ def simulated(n, temperature=1.0, seed=0):
 
 def test_the_temperature_that_was_put_in_is_found():
     for temperature in (0.5, 1, 2):
-        assert fit_temperature(*simulated(4000, temperature)) == pytest.approx(
-            1 / temperature, rel=0.08
+        assert fit_temperature(*simulated(2000, temperature)) == pytest.approx(
+            1 / temperature, rel=0.12
         )
 
 

@@ -299,7 +299,7 @@ def train_sua(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        since.append({name: float(value) for name, value in (terms | {"loss": loss}).items()})
+        since.append({name: value.item() for name, value in (terms | {"loss": loss}).items()})
         if (step + 1) % log_every == 0 or step + 1 == steps:
             log.append({"step": step + 1} | pd.DataFrame(since).mean().to_dict())
             since = []
