@@ -317,9 +317,8 @@ def loss_terms(records: pd.DataFrame, terms: list[str]) -> None:
             style = {"color": PALETTE[number % 10], "linestyle": styles[number % 4], "label": name}
             ax.plot(means.index, means[term], marker="o", markersize=3, **style)
     for ax, term in zip(axes[0], terms, strict=True):
-        ax.set(title=term, ylim=(0, None))
+        ax.set(title=term, xlabel="step", ylim=(0, None))
     axes[0, 0].set_ylabel("nats")
-    fig.supxlabel("step", fontsize=10)
     fig.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
     )
