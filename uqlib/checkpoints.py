@@ -10,19 +10,22 @@ from uqlib.artifacts import write_atomically
 
 
 def save_checkpoint(path: Path, model, optimizer, state: dict) -> None:
-    """Save weights, the moments of AdamW and a JSON-like state.
+    """Save the weights in training, the moments of AdamW and a JSON-like state.
 
     Parameters
     ----------
     path : Path
     model : torch.nn.Module
+        Parameters that ask for no gradient are left out.
     optimizer : torch.optim.AdamW
-        Of the model's parameters, in their order.
+        Of the others.
     state : dict
         Anything JSON can hold.
     """
     tensors = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         tensors[f"weight {name}"] = parameter.detach()
         for key, value in optimizer.state[parameter].items():
             tensors[f"{key} {name}"] = value
@@ -51,7 +54,8 @@ def load_checkpoint(path: Path, model, optimizer) -> dict:
         if kind == "weight":
             parameters[name].data.copy_(value)
         else:
-            optimizer.state[parameters[name]][kind] = value
+            place = "cpu" if kind == "step" else parameters[name].device
+            optimizer.state[parameters[name]][kind] = value.to(place)
     return checkpoint_state(path)
 
 

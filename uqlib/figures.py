@@ -298,3 +298,27 @@ def training_curves(records: pd.DataFrame) -> None:
     fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     fig.supxlabel("tokens (millions)", fontsize=10)
     fig.supylabel("loss (nats)", fontsize=10)
+
+
+def loss_terms(records: pd.DataFrame, terms: list[str]) -> None:
+    """Draw terms of a loss against steps, a panel a term and a line a recipe, mean over seeds.
+
+    Parameters
+    ----------
+    records : DataFrame
+        Columns `recipe`, `step` and the terms, in nats; NaN where a term was not computed.
+    terms : list of str
+    """
+    fig, axes = plt.subplots(1, len(terms), figsize=(2.5 * len(terms), 2.9), squeeze=False)
+    styles = ["-", "--", ":", "-."]
+    for number, (name, log) in enumerate(records.groupby("recipe", sort=False)):
+        means = log.groupby("step")[terms].mean()
+        for ax, term in zip(axes[0], terms, strict=True):
+            style = {"color": PALETTE[number % 10], "linestyle": styles[number % 4], "label": name}
+            ax.plot(means.index, means[term], marker="o", markersize=3, **style)
+    for ax, term in zip(axes[0], terms, strict=True):
+        ax.set(title=term, xlabel="step", ylim=(0, None))
+    axes[0, 0].set_ylabel("nats")
+    fig.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
