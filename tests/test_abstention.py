@@ -157,6 +157,11 @@ def test_bootstrap_weights_count_questions():
     assert np.isnan(pooled_auroc(values, np.zeros(40), strata))
 
 
+def test_a_missing_doubt_is_an_error():
+    with pytest.raises(ValueError, match="missing or infinite"):
+        pooled_auroc([0.1, np.nan], [0, 1], [0, 0])
+
+
 def test_a_stratum_without_errors_does_not_count():
     found = pooled_auroc([1, 2, 3, 4.0], [0, 1, 0, 0], ["a", "a", "b", "b"])
     assert found == 1
@@ -186,7 +191,8 @@ def test_nothing_is_learnt_from_test_questions():
     changed.loc[~validation, ["sensitivity", "entropy"]] = rng.random((sum(~validation), 2))
     second = tuned_doubts(changed, validation, CANDIDATES)
     pd.testing.assert_frame_equal(first[validation], second[validation])
-    assert second.weight.unique() == first.weight.unique()
+    chosen = ["weight", "signed_weight"]
+    assert (second[chosen].drop_duplicates() == first[chosen].drop_duplicates()).all(axis=None)
     for coverage in (0.8, 0.9):
         thresholds = [
             (coverage_threshold(t.sua[validation], coverage),
@@ -202,8 +208,19 @@ def test_validation_questions_do_matter():
     validation = validation_half(table.question_id)
     changed = table.copy()
     changed.loc[validation, "wrong"] = 1 - changed.loc[validation, "wrong"]
-    weights = [tuned_doubts(t, validation, CANDIDATES).weight.iloc[0] for t in (table, changed)]
+    weights = [
+        tuned_doubts(t, validation, CANDIDATES).signed_weight.iloc[0] for t in (table, changed)
+    ]
     assert weights[0] != weights[1]
+
+
+def test_only_the_signed_score_may_add_entropy():
+    table = simulated(2000, 0, 4)
+    found = tuned_doubts(table, validation_half(table.question_id), CANDIDATES).iloc[0]
+    assert found.weight == 0 and found.signed_weight < 0
+    assert found.sua == found.sensitivity
+    expected = found.sensitivity - found.signed_weight * found.entropy
+    assert found.sua_signed == pytest.approx(expected)
 
 
 def test_the_regression_is_a_logistic_one_on_standardised_values():

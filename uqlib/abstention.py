@@ -14,12 +14,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from uqlib.artifacts import sha256_of
-from uqlib.selective import selective_scores
 from uqlib.sensitivity import js_divergence, kl_divergence, sua
 
 DOUBTS = {
     "sua_1": "SUA, weight 1",
     "sua": "SUA, weight chosen",
+    "sua_signed": "SUA, either sign",
     "sensitivity": "sensitivity",
     "entropy": "entropy",
     "max_probability": "largest probability",
@@ -196,21 +196,30 @@ def pooled_auroc(values, wrong, strata, weights=None):
     float, or ndarray of shape (b,) with weights
         In [0, 1], ties half; NaN where no stratum holds right and wrong answers.
 
+    Raises
+    ------
+    ValueError
+        If a value is missing or infinite.
+
     Examples
     --------
     >>> float(pooled_auroc([0.1, 0.2, 5.0, 5.1], [0, 1, 1, 0], ["a", "a", "b", "b"]))
     0.5
     """
-    values, wrong, strata = np.asarray(values), np.asarray(wrong, dtype=float), np.asarray(strata)
+    values, wrong = np.asarray(values, dtype=float), np.asarray(wrong, dtype=float)
+    strata = np.asarray(strata)
+    if not np.isfinite(values).all():
+        raise ValueError("a doubt is missing or infinite")
     drawn = np.ones((1, len(values))) if weights is None else np.asarray(weights, dtype=float)
     above, pairs = np.zeros(len(drawn)), np.zeros(len(drawn))
     for stratum in pd.unique(strata):
         mine = strata == stratum
-        w, e = drawn[:, mine], wrong[mine]
-        here = (w @ e) * (w @ (1 - e))
-        auroc = selective_scores(values[mine], 1 - e, w)[0]
-        above += np.where(here > 0, np.nan_to_num(auroc) * here, 0)
-        pairs += here
+        order = np.argsort(values[mine], kind="stable")
+        levels = np.flatnonzero(np.diff(values[mine][order], prepend=-np.inf))
+        w, e = drawn[:, mine][:, order], wrong[mine][order]
+        errors, right = (np.add.reduceat(w * part, levels, axis=1) for part in (e, 1 - e))
+        above += (errors * (right.cumsum(axis=1) - right / 2)).sum(axis=1)
+        pairs += errors.sum(axis=1) * right.sum(axis=1)
     with np.errstate(invalid="ignore"):
         auroc = above / pairs
     return auroc[0] if weights is None else auroc
@@ -262,8 +271,10 @@ def tuned_doubts(table: pd.DataFrame, validation, candidates) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        With all columns of `DOUBTS`, and `weight`, the one chosen. `logistic` is the log odds of
-        an error by a logistic regression on sensitivity and entropy, standardised.
+        With all columns of `DOUBTS`. `sua` has the best of the candidates that are not negative,
+        as published, `sua_signed` the best of all; `weight` and `signed_weight` are these two.
+        `logistic` is the log odds of an error by a logistic regression on sensitivity and entropy,
+        standardised.
 
     Raises
     ------
@@ -271,16 +282,18 @@ def tuned_doubts(table: pd.DataFrame, validation, candidates) -> pd.DataFrame:
         If the validation answers are all right or all wrong.
     """
     known = table[np.asarray(validation)]
-    weight = choose_weight(
-        known["sensitivity"], known["entropy"], known["wrong"], known["dataset"], candidates
-    )
+    validation_columns = [known[c] for c in ("sensitivity", "entropy", "wrong", "dataset")]
+    weight = choose_weight(*validation_columns, [w for w in candidates if w >= 0])
+    signed = choose_weight(*validation_columns, candidates)
     both = ["sensitivity", "entropy"]
     regression = make_pipeline(StandardScaler(), LogisticRegression())
     regression.fit(known[both], known["wrong"])
     return table.assign(
         weight=weight,
+        signed_weight=signed,
         sua_1=sua(table["sensitivity"], table["entropy"]),
         sua=sua(table["sensitivity"], table["entropy"], weight),
+        sua_signed=sua(table["sensitivity"], table["entropy"], signed),
         logistic=regression.decision_function(table[both]),
     )
 
