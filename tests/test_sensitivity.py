@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
@@ -89,6 +89,7 @@ def test_restoring_is_the_inverse_of_reordering(order, seed):
     assert (restore(values, order)[order] == values).all()
 
 
+@settings(deadline=None)
 @given(st.integers(2, 12), st.integers(1, 8), st.sampled_from(sorted(PARAPHRASES)), st.integers(0))
 def test_every_edit_leads_back_to_its_question(n, k, style, seed):
     shares = np.arange(1, n + 1) / np.arange(1, n + 1).sum()
@@ -105,6 +106,7 @@ def test_every_edit_leads_back_to_its_question(n, k, style, seed):
     pd.testing.assert_frame_equal(first, table)
 
 
+@settings(deadline=None)
 @given(
     st.integers(2, 9), st.sampled_from(["Tea?", "Which tea do you think about?", "Tea is", "a b:"])
 )
