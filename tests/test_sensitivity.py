@@ -1,7 +1,9 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import jensenshannon
@@ -11,12 +13,15 @@ from scipy.stats import entropy
 from uqlib.collect import collect
 from uqlib.prompts import render_questions
 from uqlib.questions.schema import check_questions
+from uqlib.questions.world import evaluation_knowledge, evaluation_opinions, fact_statements
 from uqlib.sensitivity import (
     PARAPHRASES,
     STRATA,
     ambiguity_collapse,
     by_style,
+    collapse_table,
     collect_edits,
+    distract,
     edited_answers,
     js_divergence,
     kl_divergence,
@@ -84,6 +89,7 @@ def test_restoring_is_the_inverse_of_reordering(order, seed):
     assert (restore(values, order)[order] == values).all()
 
 
+@settings(deadline=None)
 @given(st.integers(2, 12), st.integers(1, 8), st.sampled_from(sorted(PARAPHRASES)), st.integers(0))
 def test_every_edit_leads_back_to_its_question(n, k, style, seed):
     shares = np.arange(1, n + 1) / np.arange(1, n + 1).sum()
@@ -100,6 +106,7 @@ def test_every_edit_leads_back_to_its_question(n, k, style, seed):
     pd.testing.assert_frame_equal(first, table)
 
 
+@settings(deadline=None)
 @given(
     st.integers(2, 9), st.sampled_from(["Tea?", "Which tea do you think about?", "Tea is", "a b:"])
 )
@@ -284,3 +291,48 @@ def test_collapse_is_one_sided_and_at_most_one(pair):
     assert min(both) == 0 and max(both) <= 1
     assert max(both) == pytest.approx(abs(entropy(p) - entropy(q)) / np.log(n), abs=1e-9)
     assert ambiguity_collapse(np.eye(n)[0], np.full(n, 1 / n)) == pytest.approx(1)
+
+
+def test_a_distracting_sentence_changes_nothing_but_the_text():
+    table = pd.concat([evaluation_knowledge()[:40], evaluation_opinions()[:40]], ignore_index=True)
+    sentences = fact_statements(60)
+    found = distract(table, sentences, seed=1)
+    pd.testing.assert_frame_equal(found.drop(columns="text"), table.drop(columns="text"))
+    long = lambda text: {w for w in re.findall(r"\w+", text.lower()) if len(w) > 3}
+    for before, after in zip(table.itertuples(), found.itertuples(), strict=True):
+        sentence = after.text.removesuffix(f" {before.text}")
+        assert sentence in sentences
+        assert not long(sentence) & long(" ".join([before.text, *before.choices]))
+
+
+def test_the_sentence_depends_on_seed_and_question_not_on_the_table():
+    table, sentences = evaluation_knowledge()[:20], fact_statements(60)
+    found = distract(table, sentences, seed=1)
+    assert distract(table[7:8], sentences, seed=1).text[0] == found.text[7]
+    assert distract(table, sentences, seed=2).text.tolist() != found.text.tolist()
+
+
+def test_a_question_that_every_sentence_is_about_is_named():
+    with pytest.raises(ValueError, match="every sentence shares a word with question q"):
+        distract(question(), ["People drink.", "I think so."])
+
+
+def test_the_table_of_collapse_agrees_with_the_measure_whatever_the_number_of_options():
+    rng = np.random.default_rng(0)
+    sizes = [2, 5, 3, 2, 4, 5]
+    answers = pd.DataFrame(
+        {
+            "choice_log_probs": [np.log(0.3 * rng.dirichlet(np.ones(n) / 2)) for n in sizes],
+            "human_shares": [rng.dirichlet(np.ones(n)) for n in sizes],
+        },
+        index=[7, 3, 9, 1, 0, 2],
+    )
+    found = collapse_table(answers)
+    assert list(found.index) == list(answers.index)
+    for row, mine, n in zip(answers.itertuples(), found.itertuples(), sizes, strict=True):
+        p = np.exp(row.choice_log_probs) / 0.3
+        expected = [entropy(row.human_shares) / np.log(n), entropy(p) / np.log(n), p.max()]
+        assert [mine.divided, mine.unsure, mine.confidence] == pytest.approx(expected)
+        assert mine.collapse == pytest.approx(ambiguity_collapse(p, row.human_shares))
+    with pytest.raises(ValueError, match="m: no probabilities of the options of q"):
+        collapse_table(answers.assign(model="m", question_id="q", choice_log_probs=None))

@@ -115,7 +115,7 @@ def join_questions(responses: pd.DataFrame, questions: pd.DataFrame) -> pd.DataF
     ValueError
         If a response has no question, or another number of options; the message names it.
     """
-    columns = ["question_id", "subject", "choices", "human_shares", "answer", "source"]
+    columns = ["question_id", "subject", "text", "choices", "human_shares", "answer", "source"]
     joined = responses.merge(questions[columns], on="question_id", how="left", validate="m:1")
     for row in joined[joined["choices"].isna()].itertuples():
         raise ValueError(f"{row.model}: question {row.question_id} is not in the question table")

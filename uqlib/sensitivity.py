@@ -137,6 +137,50 @@ def perturb(
     return check_questions(pd.DataFrame(asked)), pd.DataFrame(edits)
 
 
+def distract(questions: pd.DataFrame, sentences: list[str], seed: int = 0) -> pd.DataFrame:
+    """Put a true but unrelated sentence before every question.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        A checked question table.
+    sentences : list of str
+        For a question, one is drawn of those that share no word of four letters or more with its
+        text and its options.
+    seed : int
+        With the id of the question it decides the sentence.
+
+    Returns
+    -------
+    DataFrame
+        The same questions, with the same ids and another text.
+
+    Raises
+    ------
+    ValueError
+        If every sentence shares a word with a question; the message names it.
+
+    Examples
+    --------
+    >>> table = check_questions(pd.DataFrame([{
+    ...     "question_id": "q", "dataset": "demo", "subject": "tea", "text": "Which tea is best?",
+    ...     "choices": ["black", "green"], "human_shares": [0.3, 0.7], "answer": None,
+    ...     "source": "made up"}]))
+    >>> distract(table, ["Ravens are black.", "Best of all is rest.", "The ferry sails."]).text[0]
+    'The ferry sails. Which tea is best?'
+    """
+    words = [_long_words(sentence) for sentence in sentences]
+    texts = []
+    for row in questions.itertuples():
+        own = _long_words(" ".join([row.text, *row.choices]))
+        unrelated = [s for s, w in zip(sentences, words, strict=True) if not own & w]
+        if not unrelated:
+            raise ValueError(f"every sentence shares a word with question {row.question_id}")
+        rng = np.random.default_rng([seed, int(sha256_of(row.question_id)[:12], 16)])
+        texts.append(f"{unrelated[rng.integers(len(unrelated))]} {row.text}")
+    return check_questions(questions.assign(text=texts))
+
+
 def restore(values, order) -> np.ndarray:
     """Put values of the options asked back in the order of the original's options.
 
@@ -380,6 +424,53 @@ def ambiguity_collapse(p, q) -> float:
     """
     p, q = (np.asarray(x, dtype=float) for x in (p, q))
     return float(max(entr(q).sum() - entr(p).sum(), 0) / math.log(len(p)))
+
+
+def collapse_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Measure ambiguity collapse of every answer, people's shares beside the model's.
+
+    Parameters
+    ----------
+    answers : DataFrame
+        With columns `choice_log_probs` and `human_shares`.
+
+    Returns
+    -------
+    DataFrame
+        A row an answer, same index: `divided`, people's entropy over ln n; `unsure`, the model's
+        over ln n; `confidence`, its largest probability; `collapse`, see `ambiguity_collapse`. The
+        probabilities are over the options, renormalised.
+
+    Raises
+    ------
+    ValueError
+        If the probabilities of the options are missing; the message names model and question.
+
+    Examples
+    --------
+    >>> collapse_table(pd.DataFrame({
+    ...     "choice_log_probs": [np.log([0.18, 0.02])], "human_shares": [[0.5, 0.5]]})).round(3)
+       divided  unsure  confidence  collapse
+    0      1.0   0.469         0.9     0.531
+    """
+    for row in answers[answers["choice_log_probs"].isna()].itertuples():
+        raise ValueError(f"{row.model}: no probabilities of the options of {row.question_id}")
+    found = np.empty((len(answers), 3))
+    counts = answers["human_shares"].map(len).to_numpy()
+    for n in np.unique(counts):
+        rows = np.flatnonzero(counts == n)
+        part = answers.iloc[rows]
+        q = np.stack(part["human_shares"].tolist()).astype(float)
+        p = softmax(np.stack(part["choice_log_probs"].tolist()).astype(float), axis=-1)
+        found[rows, 0] = entr(q / q.sum(-1, keepdims=True)).sum(-1) / math.log(n)
+        found[rows, 1] = entr(p).sum(-1) / math.log(n)
+        found[rows, 2] = p.max(-1)
+    table = pd.DataFrame(found, answers.index, ["divided", "unsure", "confidence"])
+    return table.assign(collapse=(table["divided"] - table["unsure"]).clip(lower=0))
+
+
+def _long_words(text: str) -> set[str]:
+    return set(re.findall(r"\w{4,}", text.lower()))
 
 
 def _orders(row: dict, k: int, rng: np.random.Generator) -> list[tuple[str, dict]]:

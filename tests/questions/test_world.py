@@ -209,3 +209,21 @@ def test_categories_are_shared_in_proportion_to_what_is_mentioned():
         modes = [k for k, share in enumerate(expected) if share == max(expected)]
         assert row.answer == modes[0] if len(modes) == 1 else pd.isna(row.answer)
     assert set(table.choices.str.len()) == {3, 4, 5, 6}
+
+
+def test_readings_of_a_category_question_mix_to_its_shares():
+    table = world.category_questions(200, seed=2)
+    readings = world.category_readings(table)
+    original = readings.question_id.str.rsplit("=", n=1).str[0]
+    domain_of = {item: domain for domain, items in world.ITEMS.items() for item in items}
+    for row in table.itertuples():
+        mine = readings[(original == row.question_id).to_numpy()]
+        asked = [re.search("here: (.*)[?]", text)[1].split(", ") for text in mine.text]
+        together = re.search("here: (.*)[?]", row.text)[1].split(", ")
+        assert sorted(item for items in asked for item in items) == sorted(together)
+        assert all(len({domain_of[item] for item in items}) == 1 for items in asked)
+        weights = [row.human_shares[answer] for answer in mine.answer]
+        assert weights == pytest.approx([len(items) / len(together) for items in asked])
+        mixture = np.average(np.stack(mine.human_shares.tolist()), axis=0, weights=weights)
+        assert mixture == pytest.approx(row.human_shares)
+        assert all(choices == row.choices for choices in mine.choices)

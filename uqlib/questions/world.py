@@ -230,6 +230,7 @@ SUBJECTS = {
 }
 
 
+CATEGORY_STEM = "What kind of thing is mentioned here: "
 OPINION_SPLITS = {
     "train": "training",
     "new_options": "nominal: new options",
@@ -540,14 +541,54 @@ def category_questions(n: int, seed: int = 0) -> pd.DataFrame:
 
     Examples
     --------
-    >>> row = category_questions(3).iloc[1]
+    >>> row = category_questions(11).iloc[10]
     >>> row.text
-    'What kind of thing is mentioned here: boxing, cactus, golf?'
+    'What kind of thing is mentioned here: golf, football, kettle?'
     >>> row.choices, row.human_shares.round(2).tolist()
-    (['gift', 'holiday', 'job', 'sport', 'pet', 'meal'], [0.33, 0.0, 0.0, 0.67, 0.0, 0.0])
+    (['gift', 'sport', 'holiday', 'job', 'pet'], [0.33, 0.67, 0.0, 0.0, 0.0])
     """
     rng = np.random.default_rng([WORLD_SEED, seed, CATEGORIES])
     return _question_table([_category_row(rng) for _ in range(n)], dataset="world_categories")
+
+
+def category_readings(questions: pd.DataFrame) -> pd.DataFrame:
+    """Ask every reading of a category question on its own: the items of one domain at a time.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        From `category_questions`.
+
+    Returns
+    -------
+    DataFrame
+        A checked question table with the same options, one row a reading; its shares are all on
+        one option. The id is that of the question, ``=`` and the domain.
+
+    Examples
+    --------
+    >>> readings = category_readings(category_questions(11).iloc[10:])
+    >>> readings.text.str.removeprefix(CATEGORY_STEM).tolist()
+    ['kettle?', 'golf, football?']
+    >>> readings.question_id[0].split("/")[1:]
+    ['golf.football.kettle', '5.1.3.4.2=gift']
+    """
+    rows = []
+    for row in questions.to_dict("records"):
+        mentioned = row["text"].removeprefix(CATEGORY_STEM).removesuffix("?").split(", ")
+        for i in np.flatnonzero(row["human_shares"]):
+            domain = row["choices"][i]
+            rows.append(
+                row
+                | {
+                    "question_id": f"{row['question_id']}={domain}",
+                    "subject": "one reading",
+                    "text": _category_text([m for m in mentioned if m in ITEMS[domain]]),
+                    "human_shares": np.eye(len(row["choices"]))[i],
+                    "answer": i,
+                }
+            )
+    return check_questions(pd.DataFrame(rows))
 
 
 def fact_name(subject: int, fact: int) -> str:
@@ -720,11 +761,15 @@ def _category_row(rng: np.random.Generator) -> dict:
     return {
         "question_id": f"category/{'.'.join(items)}/{_dotted(options)}",
         "subject": "one reading" if readings == 1 else "several readings",
-        "text": f"What kind of thing is mentioned here: {', '.join(items)}?",
+        "text": _category_text(items),
         "choices": [domains[i] for i in options],
         "human_shares": shares,
         "answer": int(mode[0]) if len(mode) == 1 else None,
     }
+
+
+def _category_text(items) -> str:
+    return f"{CATEGORY_STEM}{', '.join(items)}?"
 
 
 def _statement(subject: int, fact: int) -> str:
