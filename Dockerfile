@@ -1,5 +1,6 @@
 # The book in a container, for a processor (default) or for NVIDIA's cards:
 #   docker build --target cpu --tag uq-book .
+# (smaller with --build-arg PIP_ARGS="--extra-index-url <address>", of torch for processors: README)
 #   docker build --target cuda --tag uq-book:cuda .
 # JupyterLab: docker run --rm --publish 8888:8888 uq-book
 # The pages:  docker run --rm --volume "$PWD/build:/book/build" uq-book make book
@@ -22,7 +23,8 @@ EXPOSE 8888
 CMD [".venv/bin/jupyter", "lab", "--ip=0.0.0.0", "--no-browser", "--notebook-dir=notebooks"]
 
 FROM base AS cpu
-RUN make .venv/ready PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+ARG PIP_ARGS=""
+RUN make .venv/ready PIP_ARGS="$PIP_ARGS"
 COPY --chown=reader . .
 EXPOSE 8888
 CMD [".venv/bin/jupyter", "lab", "--ip=0.0.0.0", "--no-browser", "--notebook-dir=notebooks"]
