@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 from scipy.stats import binom, entropy
@@ -129,6 +129,7 @@ def test_questions_about_one_thing_stay_on_one_side():
     assert (validation_half(table.question_id, seed=4) != half).any()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_auroc_of_one_stratum_is_sklearns_and_more_strata_never_mix(seed):
     rng = np.random.default_rng(seed)

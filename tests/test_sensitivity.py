@@ -60,7 +60,8 @@ def rows(*distributions, edit="order"):
 def test_divergences_are_scipys(pair):
     p, q = pair
     assert kl_divergence(p, q) == pytest.approx(entropy(p, q), abs=1e-9)
-    assert js_divergence(p, q) == pytest.approx(jensenshannon(p, q) ** 2, abs=1e-9)
+    scipys = np.nan_to_num(jensenshannon(p, q) ** 2)  # NaN where rounding makes it negative
+    assert js_divergence(p, q) == pytest.approx(scipys, abs=1e-9)
 
 
 @given(PAIR)
