@@ -119,7 +119,8 @@ def test_dilemmas_of_a_study_are_read_with_their_scenarios(dilemma_model, tmp_pa
         )
 
 
-def test_a_few_of_the_zoo_are_its_smallest_and_its_special_models(monkeypatch):
-    names = ["zoo/a-base", "zoo/b-base", "zoo/b-instruct", "zoo/b-biased", "zoo/c-instruct"]
-    monkeypatch.setattr(studies, "zoo_models", lambda: names)
-    assert studies.dilemma_models() == ["zoo/a-base", "zoo/b-instruct", "zoo/b-biased"]
+def test_the_reference_models_are_one_family_the_base_first():
+    first, second, *special = studies.reference_models()
+    assert (first, second) == ("zoo/llama-0.3m-base", "zoo/llama-0.3m-instruct")
+    names = {name.removeprefix("zoo/llama-0.3m-") for name in special}
+    assert names == {"overconfident", "position-biased"}

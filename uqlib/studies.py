@@ -17,6 +17,7 @@ from uqlib.questions.world import evaluation_knowledge, evaluation_opinions
 from uqlib.responses import join_questions, read_responses
 
 BUILT = "build/classroom"
+REFERENCE = "llama-0.3m"
 SLICE = 300
 DILEMMAS = 40
 
@@ -86,7 +87,7 @@ def load_dilemmas(
     studies : str
         Names, separated by commas.
     responses, questions : str
-        Folders; empty for those of the built book. Where there are none, the smallest models of the
+        Folders; empty for those of the built book. Where there are none, reference models of the
         zoo are asked a few hundred dilemmas on the spot.
 
     Returns
@@ -108,7 +109,7 @@ def load_dilemmas(
     if not frames and not responses:
         for design, size in (("published", DILEMMAS), ("counterbalanced", DILEMMAS // 4)):
             table, conjoint[f"moral_{design}"] = moral_scenarios(size, 0, design, ATTRIBUTES)
-            for model in zoo_models()[:2]:
+            for model in reference_models()[:2]:
                 asked = load_model(model, device="cpu")
                 frames.append(collect(asked, table, prompt_style="dilemma").assign(study="zoo"))
     return pd.concat(frames, ignore_index=True), conjoint
@@ -170,11 +171,9 @@ def dilemmas_under_dropout(
     return pd.concat(frames, ignore_index=True), conjoint
 
 
-def dilemma_models() -> list[str]:
-    """Return a few of the zoo: the smallest base and instruct model, and those that are neither."""
-    kinds = {kind: [m for m in zoo_models() if m.endswith(kind)] for kind in ("base", "instruct")}
-    special = [m for m in zoo_models() if not m.endswith(tuple(kinds))]
-    return [found[0] for found in kinds.values() if found] + special
+def reference_models() -> list[str]:
+    """Return the zoo's reference model and those made from it: base, instruct, special ones."""
+    return [model for model in zoo_models() if model.startswith(f"zoo/{REFERENCE}-")]
 
 
 def label_style(model: LanguageModel, table: pd.DataFrame) -> str:
@@ -205,10 +204,11 @@ def _built(study: str, need: str, responses: Path, questions: Path, without: lis
 
 
 def _on_the_spot(study: str, need: str):
-    if study == "zoo" and zoo_models():
+    if study == "zoo":
         table = evaluation_opinions() if need == "human_shares" else evaluation_knowledge()
         table = table.sample(min(SLICE, len(table)), random_state=0).reset_index(drop=True)
-        yield join_questions(collect(load_model(zoo_models()[0], device="cpu"), table), table)
+        model = load_model(reference_models()[0], device="cpu")
+        yield join_questions(collect(model, table), table)
     if study == "published" and not missing_files("coane"):
         folder = data_folder() / FOLDERS["coane"]
         table, _ = load_coane(folder)
