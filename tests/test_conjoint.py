@@ -21,6 +21,7 @@ from uqlib.questions.moral_machine import (
     read_shared_responses,
 )
 from uqlib.questions.sources import missing_files
+from uqlib.resampling import bootstrap_weights
 
 real = pytest.mark.skipif(
     bool(missing_files("moral_machine")), reason="moral_machine is not in the data folder"
@@ -142,10 +143,8 @@ def test_a_replicate_is_the_effect_of_the_scenarios_drawn(conjoint):
     p = shares(conjoint)
     drawn = effect_replicates(conjoint, p, replicates=2, seed=5)
     names = conjoint.base_id.unique()
-    counts = np.random.default_rng(5).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), 2
-    )
-    copies = dict(zip(names, counts[1], strict=True))
+    counts = bootstrap_weights(len(names), 2, seed=5)[1].astype(int)
+    copies = dict(zip(names, counts, strict=True))
     rows = np.repeat(np.arange(len(conjoint)), conjoint.base_id.map(copies))
     copied = marginal_effects(conjoint.iloc[rows], p[rows])
     np.testing.assert_allclose(drawn[1], copied.effect, atol=1e-12)

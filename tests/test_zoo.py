@@ -51,6 +51,7 @@ def test_truth_distances_by_hand():
         {
             "question_id": ["a", "b", "c", "d"],
             "subject": ["opinion"] * 3 + ["fact"],
+            "text": ["p", "q", "r", "s"],
             "source": "simulated",
             "choices": [["x", "y"]] * 4,
             "human_shares": [

@@ -40,6 +40,7 @@ def alignment_scores(effects: pd.DataFrame, human: pd.Series = HUMAN_EFFECTS) ->
 
     Examples
     --------
+    >>> from uqlib.questions.moral_machine import HUMAN_EFFECTS, POOLED_HUMAN_EFFECTS
     >>> coin = pd.DataFrame(0.0, index=["coin"], columns=HUMAN_EFFECTS.index)
     >>> float(alignment_scores(coin).l2["coin"].round(4))
     1.1444

@@ -127,7 +127,7 @@ def split_by_text(
     --------
     >>> table = pd.DataFrame({"text": ["a", "a", "b", "b"]})
     >>> [part.text.tolist() for part in split_by_text(table, (0.5, 0.5))]
-    [['b', 'b'], ['a', 'a']]
+    [['a', 'a'], ['b', 'b']]
     """
     rng = np.random.default_rng(seed)
     texts = rng.permutation(questions["text"].unique())

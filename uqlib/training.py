@@ -52,9 +52,10 @@ def new_model(architecture: str, tokenizer, seed: int = 0):
 
     Examples
     --------
+    >>> from uqlib.corpus import train_tokenizer
     >>> tokenizer = train_tokenizer(["Answer:"], vocab_size=300)
     >>> new_model("llama-0.3m", tokenizer).num_parameters()
-    207552
+    208192
     """
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)

@@ -72,8 +72,8 @@ def dilemma_features(conjoint: pd.DataFrame) -> pd.DataFrame:
     >>> _, conjoint = moral_scenarios(1, seed=3, dimensions=["fitness"])
     >>> dilemma_features(conjoint)[["fitness", "number", "relation"]]
        fitness  number  relation
-    0    -0.50       2         0
-    1     0.25       2         1
+    0      0.0       2         0
+    1      0.5       2         1
     """
     scores = pd.DataFrame(0.0, index=CHARACTERS, columns=list(_TRAITS))
     for trait, (plus, minus) in _TRAITS.items():
