@@ -92,8 +92,16 @@ def parameters(notebook, **given):
 SCHEMA = code("artifacts", "paths", "questions/schema")
 COLLECTION = SCHEMA + code("collect", "dropout", "forward", "measures", "models", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
-PLANNED = [*map(str, Path("config").glob("[a-z]*.yaml")), "profiles/slurm/config.yaml"]
-PLANNED += ["uqlib/pipeline.py", "uqlib/architectures.csv", "uqlib/question_sizes.csv"]
+PLAN = (PROFILE["notebooks"].get("81_plan_a_run") or {}).get("profile", "paper")
+SHOWN = {
+    "81_plan_a_run": [
+        f"config/{PLAN}.yaml",
+        "uqlib/pipeline.py",
+        "uqlib/architectures.csv",
+        "uqlib/question_sizes.csv",
+    ],
+    "82_on_a_cluster": ["profiles/slurm/config.yaml"],
+}
 PLAYGROUND = ["uqlib/playground.css", "uqlib/playground.js"]
 RUN = (
     "OMP_NUM_THREADS={threads} exec " + sys.executable + " -m uqlib.pipeline run "
@@ -225,7 +233,7 @@ for notebook in CHAPTERS:
             dilemmas=[table(f"conjoint/{dataset}") for dataset in MORAL] if notebook[0] == "5" else [],
             effects=EFFECTS if notebook[:2] in ("52", "53", "54") else [],
             responses=RESPONSE_FILES + PUBLISHED_FILES if "responses" in declared else [],
-            planned=PLANNED if notebook[:2] in ("81", "82") else [],
+            shown=SHOWN.get(notebook, []),
         output:
             notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
             results=directory(f"{RESULTS}/{notebook}"),
