@@ -44,7 +44,7 @@ COLLECT_KEYS = {"models": list, "questions": list, "settings": dict}
 COLLECT_OPTIONS = {"gpus": int, "parts": int, "threads": int}
 BOOKKEEPING = re.compile(
     r"\[\w+ \w+|Finished jobid|Execute \d|Select jobs|Complete log|Elapsed time|Assuming"
-    r"|Using shell|Provided cores|Rules claiming|Building DAG|\s*$"
+    r"|Using shell|Provided (cores|resources)|Rules claiming|Building DAG|\s*$"
 )
 COLLECT = "notebooks/14_collect_responses.ipynb"
 GIVEN = ("model", "questions", "output", "part")
