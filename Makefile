@@ -4,10 +4,13 @@ WHEELS := $(if $(wildcard wheelhouse),--no-index --find-links wheelhouse)
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check $(WHEELS) $(PIP_ARGS)
 LOCKED := $(shell $(PYTHON) -c 'import sys; print(int(sys.version_info[:2] == (3, 11)))')
 
-.PHONY: book test test-all lab data bench wheelhouse
+.PHONY: book plan test test-all lab data bench wheelhouse
 
 book: .venv/ready
 	@.venv/bin/python -m uqlib.pipeline book $(PROFILE)
+
+plan: .venv/ready
+	@.venv/bin/python -m uqlib.pipeline plan $(PROFILE)
 
 test: .venv/ready
 	.venv/bin/python -m pytest
@@ -25,6 +28,7 @@ bench: .venv/ready .venv-peers/ready
 	.venv/bin/python benchmarks/alignment.py
 	.venv/bin/python benchmarks/measures.py
 	.venv/bin/python benchmarks/permutations.py
+	.venv/bin/python benchmarks/speed.py
 	.venv/bin/python benchmarks/collect.py
 
 wheelhouse:

@@ -1,14 +1,16 @@
-# questions -> responses -> analyses -> book; every rule but the last two is one papermill run
+# questions -> responses -> analyses -> book; every rule is one papermill run, but merging and rendering
 import json
+import re
 import sys
 from pathlib import Path
 
 from uqlib import pipeline
+from uqlib.planning import gpus
 from uqlib.questions.sources import FOLDERS, brought, files_of, missing_files
 from uqlib.paths import data_folder, resolve
 
 NAME = config.get("profile", "classroom")
-PROFILE = pipeline.load_profile(Path("config") / f"{NAME}.yaml")
+PROFILE, ABSENT = pipeline.at_hand(pipeline.load_profile(Path("config") / f"{NAME}.yaml"))
 BUILD = f"build/{NAME}"
 QUESTIONS = f"{BUILD}/questions"
 RESPONSES = f"{BUILD}/responses"
@@ -44,10 +46,13 @@ COLLECTED = {
     for study in PROFILE["collect"]
     for name, model in pipeline.collected_models(PROFILE, study).items()
 }
+ENDING = {study: pipeline.condition_ending(e["settings"]) for study, e in PROFILE["collect"].items()}
 if workflow.is_main_process:
+    for told in ABSENT:
+        print(told, file=sys.stderr)
     pipeline.check_access(COLLECTED.values())
 RESPONSE_FILES = [
-    f"{RESPONSES}/{study}/{name}/{dataset}.parquet"
+    f"{RESPONSES}/{study}/{name}/{dataset}{ENDING[study]}.parquet"
     for study, name in COLLECTED
     for dataset in PROFILE["collect"][study]["questions"]
 ]
@@ -59,6 +64,7 @@ PUBLISHED_FILES = [
     if not file.endswith("_data.parquet")
 ]
 OWN_RULE = [*QUESTION_NOTEBOOKS, "74_published_outputs", "90_ledger"]
+EFFECTS = [data_folder() / f for f in files_of("moral_machine") if "moral_machine" in PRESENT]
 CHAPTERS = [notebook for notebook in PROFILE["chapters"] if notebook not in OWN_RULE]
 
 
@@ -75,7 +81,7 @@ def parameters(notebook, **given):
     path = f"notebooks/{notebook}.ipynb"
     declared = pipeline.declared_parameters(path)
     standard = {"output": f"{RESULTS}/{notebook}", "results": RESULTS}
-    if "studies" in declared:
+    if "responses" in declared:
         standard |= {"studies": ",".join(STUDIES), "responses": RESPONSES, "questions": QUESTIONS}
     chosen = {name: value for name, value in standard.items() if name in declared}
     chosen |= given | (PROFILE["notebooks"].get(notebook) or {})
@@ -84,8 +90,18 @@ def parameters(notebook, **given):
 
 
 SCHEMA = code("artifacts", "paths", "questions/schema")
-COLLECTION = SCHEMA + code("collect", "forward", "measures", "models", "prompts", "responses")
+COLLECTION = SCHEMA + code("collect", "dropout", "forward", "measures", "models", "prompts", "responses")
 ANALYSIS = [str(p) for p in sorted(Path("uqlib").rglob("*.py")) if p.name != "pipeline.py"]
+PLAN = (PROFILE["notebooks"].get("81_plan_a_run") or {}).get("profile", "paper")
+SHOWN = {
+    "81_plan_a_run": [
+        f"config/{PLAN}.yaml",
+        "uqlib/pipeline.py",
+        "uqlib/architectures.csv",
+        "uqlib/question_sizes.csv",
+    ],
+    "82_on_a_cluster": ["profiles/slurm/config.yaml"],
+}
 PLAYGROUND = ["uqlib/playground.css", "uqlib/playground.js"]
 RUN = (
     "OMP_NUM_THREADS={threads} exec " + sys.executable + " -m uqlib.pipeline run "
@@ -119,29 +135,70 @@ for notebook, datasets in QUESTION_NOTEBOOKS.items():
             RUN
 
 
-for (study, name), model in COLLECTED.items():
+def model_files(study, name):
+    folder = Path(COLLECTED[study, name])
+    return sorted(map(str, folder.glob("*.*"))) if folder.is_dir() else []
+
+
+def collection_parameters(study, name, part=""):
     entry = PROFILE["collect"][study]
+    return parameters(
+        "14_collect_responses",
+        **entry["settings"],
+        **({"part": part} if part else {}),
+        model=COLLECTED[study, name],
+        questions=",".join(table(dataset) for dataset in entry["questions"]),
+        output=f"{RESPONSES}/{study}/{name}",
+    )
+
+
+for study, entry in PROFILE["collect"].items():
+    PARTS = entry.get("parts", 1)
+    PART = f".part-{{part}}-of-{PARTS}" if PARTS > 1 else ""
+    NAMES = "|".join(re.escape(name) for of, name in COLLECTED if of == study)
 
     rule:
-        name: f"collect_{study}_{name}".replace("-", "_").replace(".", "_")
+        name: f"collect_{study}"
+        wildcard_constraints:
+            name=NAMES,
+            part="[0-9]+",
         input:
             notebook="notebooks/14_collect_responses.ipynb",
             code=COLLECTION,
             tables=[table(dataset) for dataset in entry["questions"]],
-            model=sorted(map(str, Path(model).glob("*.*"))) if Path(model).is_dir() else [],
+            model=lambda wildcards, study=study: model_files(study, wildcards.name),
         output:
-            notebook=f"{BUILD}/collections/{study}/{name}.ipynb",
-            tables=[f"{RESPONSES}/{study}/{name}/{dataset}.parquet" for dataset in entry["questions"]],
+            notebook=f"{BUILD}/collections/{study}/{{name}}{PART}.ipynb",
+            tables=[
+                f"{RESPONSES}/{study}/{{name}}/{dataset}{ENDING[study]}{PART}.parquet"
+                for dataset in entry["questions"]
+            ],
         params:
-            parameters=parameters(
-                "14_collect_responses",
-                **entry["settings"],
-                model=model,
-                questions=",".join(table(dataset) for dataset in entry["questions"]),
-                output=f"{RESPONSES}/{study}/{name}",
+            parameters=lambda wildcards, study=study, parts=PARTS: collection_parameters(
+                study, wildcards.name, f"{wildcards.part}/{parts}" if parts > 1 else ""
             ),
+        threads: entry.get("threads", 1)
+        resources:
+            gpu=gpus(entry),
         shell:
-            RUN
+            RUN + " --gpus {resources.gpu}"
+
+    if PARTS > 1:
+
+        rule:
+            name: f"merge_{study}"
+            wildcard_constraints:
+                name=NAMES,
+                dataset="|".join(map(re.escape, entry["questions"])),
+            input:
+                [
+                    f"{RESPONSES}/{study}/{{name}}/{{dataset}}{ENDING[study]}.part-{k}-of-{PARTS}.parquet"
+                    for k in range(1, PARTS + 1)
+                ],
+            output:
+                f"{RESPONSES}/{study}/{{name}}/{{dataset}}{ENDING[study]}.parquet",
+            shell:
+                "exec " + sys.executable + " -m uqlib.pipeline merge --end-with-parent {input} {output}"
 
 
 rule published_outputs:
@@ -173,7 +230,10 @@ for notebook in CHAPTERS:
             zoo=sorted(map(str, Path("zoo").glob("*/*.*"))),
             benchmarks=sorted(map(str, Path("benchmarks/results").glob("*.json"))),
             questions=[table("world_opinions"), table("world_knowledge")],
-            responses=RESPONSE_FILES + PUBLISHED_FILES if "studies" in declared else [],
+            dilemmas=[table(f"conjoint/{dataset}") for dataset in MORAL] if notebook[0] == "5" else [],
+            effects=EFFECTS if notebook[:2] in ("52", "53", "54") else [],
+            responses=RESPONSE_FILES + PUBLISHED_FILES if "responses" in declared else [],
+            shown=SHOWN.get(notebook, []),
         output:
             notebook=f"{BUILD}/notebooks/{notebook}.ipynb",
             results=directory(f"{RESULTS}/{notebook}"),
@@ -204,6 +264,7 @@ rule render:
         code=sorted(map(str, Path("uqlib").rglob("*.py"))),
         pages=[str(p) for p in sorted(Path("book").rglob("*")) if p.is_file()],
         config=["_config.yml", "_toc.yml", *sorted(map(str, Path("config").glob("[a-z]*.yaml")))],
+        profiles="profiles/slurm/config.yaml",
     output:
         directory(f"{BUILD}/html"),
     params:

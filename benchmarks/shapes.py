@@ -6,6 +6,26 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SHAPES = {
+    "llama-2m": {
+        "vocab_size": 49_152,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "llama-20m": {
+        "vocab_size": 49_152,
+        "hidden_size": 384,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
     "smollm2-135m": {
         "vocab_size": 49_152,
         "hidden_size": 576,
@@ -13,6 +33,26 @@ SHAPES = {
         "num_hidden_layers": 30,
         "num_attention_heads": 9,
         "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "llama-3.2-1b": {
+        "vocab_size": 128_256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "llama-3.2-3b": {
+        "vocab_size": 128_256,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
         "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
     },
@@ -61,7 +101,9 @@ def product_flops(shape: str, tokens: int, prompts: int) -> float:
     return tokens * s["num_hidden_layers"] * layer + prompts * head
 
 
-def product_rate(shape: str, tokens: int, dtype, device: str, seconds: float = 3) -> float:
+def product_rate(
+    shape: str, tokens: int, dtype, device: str, seconds: float = 3, clock=time.perf_counter
+) -> float:
     """Measured operations a second in the layers' products, on `tokens` tokens at a time.
 
     Every layer has weights of its own, as in the model, so that they are read from memory.
@@ -82,9 +124,9 @@ def product_rate(shape: str, tokens: int, dtype, device: str, seconds: float = 3
 
     with torch.inference_mode():
         products()
-        repeats, started = 0, time.perf_counter()
-        while time.perf_counter() - started < seconds:
+        repeats, started = 0, clock()
+        while clock() - started < seconds:
             products()
             repeats += 1
-    elapsed = time.perf_counter() - started
+    elapsed = clock() - started
     return repeats * tokens * sum(2 * weight.numel() for weight in weights) / elapsed

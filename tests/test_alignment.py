@@ -8,16 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from uqlib import controls
 from uqlib.alignment import (
     SCALINGS,
     answer_agreement,
     answer_count_correlation,
-    correlation_p,
     expected_published_r,
-    holm,
     kendall_distance,
     order_summary,
     poisson_binomial_tail,
@@ -497,23 +494,6 @@ def test_selection_by_line_and_by_test():
     assert list(found.weakest_r) == [0.5, 0.2, -0.3]
     missing = table.assign(r=[np.nan, 0.6] * 3)
     assert not select_measures(missing)[["by_line", "by_test"]].any(axis=None)
-
-
-@given(hnp.arrays(float, st.integers(0, 12), elements=st.floats(0, 1)))
-@settings(max_examples=15, deadline=None)
-def test_holm_matches_statsmodels(p):
-    if len(p):
-        np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
-    np.testing.assert_allclose(holm([*p, np.nan])[:-1], holm(p))
-
-
-def test_holm_by_hand():
-    # Holm (1979): sorted p times (m, m-1, ...), made monotone.
-    np.testing.assert_allclose(holm([0.01, 0.03, 0.04]), [0.03, 0.06, 0.06])
-
-
-def test_p_values_without_freedom_are_missing():
-    assert np.isnan(correlation_p([0.5, 1.0], 0)).all()
 
 
 def test_bad_input_is_refused():

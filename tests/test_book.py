@@ -126,6 +126,21 @@ def test_the_zoo_is_found_to_be_aligned_and_ln_n_passes_too():
     assert baselines.log_n_r.iloc[0] > 0.6
 
 
+def test_the_published_effects_are_met_and_position_alone_is_told_from_morals():
+    if missing_files("moral_machine"):
+        pytest.skip("moral_machine is not in the data folder")
+    results = BUILD / "results"
+    check = pd.read_csv(results / "52_marginal_component_effects/phi_check.csv")
+    assert check.largest_difference[0] < 1e-6
+    references = pd.read_csv(results / "53_moral_alignment/references.csv")
+    coin = references[references.responder == "coin"].set_index("human").l2
+    assert coin.round(4).to_dict() == {"published": 1.1444, "pooled": 1.0685}
+    summary = pd.read_csv(results / "53_moral_alignment/summary.csv").iloc[0]
+    assert (summary.models, summary.shrunk_below_1) == (75, 75)
+    signs = pd.read_csv(results / "54_dropout_controls/signs.csv").iloc[0]
+    assert signs.te_change > 0.3 and signs.mi_change > 0.3 and signs.l2_change < -0.3
+
+
 def test_the_ledger_follows_from_the_results():
     shown = pd.read_csv(BUILD / "results/90_ledger/ledger.csv")
     claims = read_claims(ROOT / "book/claims.yaml")

@@ -8,7 +8,6 @@ from scipy import stats
 from uqlib import calibration
 from uqlib.calibration import correctness_correlation
 from uqlib.measures import MEASURES
-from uqlib.resampling import bootstrap_weights
 
 
 def simulated(n=200, seed=0, accuracy=0.6, link=1.0):
@@ -77,13 +76,6 @@ def test_intervals_cover_the_truth():
     )
     covered = (table.low <= truth) & (truth <= table.high)
     assert 0.88 <= covered.mean() <= 0.99
-
-
-def test_blocks_of_weights_are_the_weights(monkeypatch):
-    monkeypatch.setattr(calibration, "BLOCK", 100)
-    blocks = list(calibration.bootstrap_blocks(30, 10, seed=3))
-    assert [len(block) for block in blocks] == [3, 3, 3, 1]
-    assert (np.concatenate(blocks) == bootstrap_weights(30, 10, seed=3)).all()
 
 
 def published_by_loop(values, correct, bins=10):

@@ -14,11 +14,14 @@ from uqlib.collect import (
     choice_log_probs,
     collect,
     collect_to_file,
+    part_of_plan,
     plan_collection,
 )
+from uqlib.dropout import attention_dropout, row_seed
 from uqlib.measures import MEASURES, choice_entropy, vocabulary_measures
 from uqlib.models import encode_prompts, option_tokens
 from uqlib.prompts import render
+from uqlib.responses import merge_parts
 
 
 def plain_row(model, row):
@@ -160,6 +163,62 @@ def test_an_interrupted_run_ends_in_the_same_bytes(model, questions, tmp_path, m
     assert not (stopped.parent / ".shards").exists()
 
 
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_parts_merge_to_the_bytes_of_one_job(model, questions, tmp_path, parts):
+    long = many(questions)
+    long.at[1, "text"] = "why " * 300
+    plan = plan_collection(model, long, batch_tokens=200, overlength="skip")
+    whole, merged = tmp_path / "whole/demo.parquet", tmp_path / "demo.parquet"
+    run = collect_to_file(model, plan, whole)
+    files = []
+    for number in range(1, parts + 1):
+        again = plan_collection(model, long, batch_tokens=200, overlength="skip")
+        files.append(tmp_path / f"parts/demo.part-{number}-of-{parts}.parquet")
+        collect_to_file(model, part_of_plan(again, f"{number}/{parts}"), files[-1])
+    merge_parts(files[::-1], merged)
+    assert merged.read_bytes() == whole.read_bytes()
+    joined = json.loads((tmp_path / "demo.parquet.run.json").read_text())
+    assert joined["prompts"] == run["prompts"] == len(long) - 1
+    assert joined["prompt_tokens"] == run["prompt_tokens"] and joined["parts"] == parts
+    skipped = [(f.parent / f"{f.name}.skipped.csv").read_text() for f in (whole, merged)]
+    assert skipped[0] == skipped[1]
+    sizes = [len(read_parquet(file)) for file in files]
+    assert sum(sizes) == len(long) - 1 and min(sizes) > 0
+
+
+def test_parts_under_dropout_merge_as_well(model, questions, tmp_path):
+    settings = {"dropout_rate": 0.2, "n_passes": 3, "batch_tokens": 200, "seed": 5}
+    plan = plan_collection(model, many(questions, 4), **settings)
+    collect_to_file(model, plan, tmp_path / "whole.parquet")
+    files = [tmp_path / f"part-{k}.parquet" for k in (1, 2)]
+    for number, file in enumerate(files, start=1):
+        collect_to_file(model, part_of_plan(plan, f"{number}/2"), file)
+    merge_parts(files, tmp_path / "merged.parquet")
+    assert (tmp_path / "merged.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+def test_parts_that_do_not_make_a_whole_are_refused(model, questions, tmp_path):
+    plan = plan_collection(model, many(questions, 4), batch_tokens=200)
+    other = plan_collection(model, many(questions, 4), batch_tokens=200, seed=1)
+    files = [tmp_path / f"{k}.parquet" for k in range(4)]
+    for file, which, part in zip(files, [plan, plan, other], ["1/2", "2/2", "2/2"], strict=False):
+        collect_to_file(model, part_of_plan(which, part), file)
+    collect_to_file(model, plan, files[3])
+    with pytest.raises(ValueError, match=r"merged.parquet: parts 1/2 of 2"):
+        merge_parts(files[:1], tmp_path / "merged.parquet")
+    with pytest.raises(ValueError, match=r"parts 1/2, 1/2 of 2"):
+        merge_parts([files[0], files[0]], tmp_path / "merged.parquet")
+    with pytest.raises(ValueError, match=r"2.parquet is of other work: seed: 1 instead of 0"):
+        merge_parts([files[0], files[2]], tmp_path / "merged.parquet")
+    with pytest.raises(ValueError, match=r"3.parquet is no part"):
+        merge_parts([files[0], files[3]], tmp_path / "merged.parquet")
+    for part in ("0/2", "3/2", "2", "a/b", "1/2/3"):
+        with pytest.raises(ValueError, match="part must be k/n"):
+            part_of_plan(plan, part)
+    with pytest.raises(ValueError, match="batches: take fewer"):
+        part_of_plan(plan, f"1/{len(plan.batches) + 1}")
+
+
 def test_a_finished_file_is_kept_and_other_work_is_refused(model, questions, tmp_path):
     path = tmp_path / "demo.parquet"
     plan = plan_collection(model, questions)
@@ -281,3 +340,107 @@ def test_two_writers_of_one_file_are_refused(model, questions, tmp_path, monkeyp
     monkeypatch.setattr(collection, "next_token_log_probs", intrude)
     collect_to_file(model, plan, path)
     assert path.exists()
+
+
+def dropped(model, questions, **settings):
+    return collect(model, questions, dropout_rate=0.2, n_passes=3, **settings)
+
+
+def test_passes_are_rows_and_each_has_its_own_masks(model, questions):
+    responses = dropped(model, questions)
+    assert list(responses.pass_index) == [0] * 4 + [1] * 4 + [2] * 4
+    assert list(responses.question_id) == 3 * list(questions.question_id)
+    assert set(responses.condition) == {"dropout=0.2"}
+    assert np.allclose(responses.dropout_rate, 0.2)
+    plain = collect(model, questions)
+    for _, part in responses.groupby("question_id"):
+        assert part.total_entropy.nunique() == 3
+    assert not np.isin(responses.total_entropy, plain.total_entropy).any()
+    assert set(plain.dropout_rate) == {0} and set(plain.pass_index) == {0}
+
+
+def test_masks_follow_the_question_and_the_pass_and_nothing_else(model, questions):
+    whole = dropped(model, questions).set_index(["question_id", "pass_index"])
+    alone = dropped(model, questions[2:3].reset_index(drop=True), batch_tokens=1)
+    for row in alone.itertuples():
+        np.testing.assert_allclose(
+            row.choice_log_probs,
+            whole.loc[(row.question_id, row.pass_index)].choice_log_probs,
+            atol=1e-5,
+        )
+    fewer = collect(model, questions, dropout_rate=0.2, n_passes=1)
+    np.testing.assert_allclose(fewer.total_entropy, whole.total_entropy[:4], atol=1e-5)
+    other = dropped(model, questions, seed=1)
+    assert (np.abs(other.total_entropy.to_numpy() - whole.total_entropy.to_numpy()) > 1e-6).all()
+
+
+def test_a_row_under_dropout_is_the_networks_own_pass_with_those_masks(model, questions):
+    row = dropped(model, questions, seed=3).iloc[5]
+    question = questions.iloc[1]
+    prompt = render(question.text, question.choices, question.labels)
+    ids = torch.tensor(encode_prompts(model.tokenizer, [prompt]))
+    seed = row_seed(3, "demo", question.question_id, 1)
+    with torch.no_grad(), attention_dropout(model.network, 0.2, seed=seed):
+        log_probs = model.network(ids).logits[0, -1].log_softmax(-1)
+    tokens = option_tokens(model.tokenizer, prompt, question.labels)
+    expected = log_probs[[t for (t,) in tokens]]
+    np.testing.assert_allclose(row.choice_log_probs, expected, atol=1e-5)
+
+
+def test_no_beginning_is_shared_under_dropout(model, questions):
+    assert plan_collection(model, many(questions)).batches[0].shared > 0
+    plan = plan_collection(model, many(questions), dropout_rate=0.1, n_passes=2)
+    assert {batch.shared for batch in plan.batches} == {0}
+    assert len(plan.prompts) == 2 * len(many(questions))
+
+
+def test_an_interrupted_run_under_dropout_ends_in_the_same_bytes(
+    model, questions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(collection, "BATCHES_PER_SHARD", 2)
+    settings = {"dropout_rate": 0.1, "n_passes": 2, "batch_tokens": 300}
+    plan = plan_collection(model, many(questions, copies=10), **settings)
+    whole, stopped = tmp_path / "whole/demo.parquet", tmp_path / "stopped/demo.parquet"
+    collect_to_file(model, plan, whole)
+    real, calls = collection.next_token_log_probs, []
+
+    def stop_at_fifth(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(collection, "next_token_log_probs", stop_at_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        collect_to_file(model, plan, stopped)
+    monkeypatch.setattr(collection, "next_token_log_probs", real)
+    collect_to_file(model, plan, stopped)
+    assert stopped.read_bytes() == whole.read_bytes()
+    assert read_manifest(whole)["dropout_rate"] == 0.1
+    with pytest.raises(ValueError, match="n_passes: 2 instead of 3"):
+        settings["n_passes"] = 3
+        collect_to_file(
+            model, plan_collection(model, many(questions, copies=10), **settings), whole
+        )
+
+
+def test_out_of_memory_keeps_each_rows_masks(model, questions, monkeypatch):
+    expected = dropped(model, questions)
+    real = collection.next_token_log_probs
+
+    def small(network, prompts, *rest):
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError
+        return real(network, prompts, *rest)
+
+    monkeypatch.setattr(collection, "next_token_log_probs", small)
+    halved = dropped(model, questions)
+    np.testing.assert_allclose(halved.total_entropy, expected.total_entropy, atol=1e-5)
+
+
+def test_passes_without_dropout_are_refused(model, questions):
+    for settings in ({"n_passes": 2}, {"n_passes": 0, "dropout_rate": 0.1}):
+        with pytest.raises(ValueError, match="one without dropout, at least one with it"):
+            plan_collection(model, questions, **settings)
+    with pytest.raises(ValueError, match=r"\[0, 1\), not 1"):
+        plan_collection(model, questions, dropout_rate=1.0)

@@ -5,6 +5,8 @@ from scipy.stats import entropy
 
 from uqlib import controls
 from uqlib.measures import MEASURES
+from uqlib.questions.moral import moral_scenarios
+from uqlib.questions.moral_machine import HUMAN_EFFECTS
 from uqlib.questions.world import evaluation_knowledge
 
 RESPONDERS = [
@@ -123,3 +125,33 @@ def test_letters_can_be_exchanged_only_among_equal_questions(questions):
     same = questions.assign(choices=[["a", "b"]] * 4, answer=0)
     with pytest.raises(ValueError, match="one letter is right in 4 of 4"):
         controls.knows_its_errors(same, accuracy=0.0)
+
+
+def test_content_free_answers_have_the_bias_and_noise_asked_for():
+    table = pd.DataFrame({"choices": [["Case 1", "Case 2"]] * 20_000})
+    p = np.stack(controls.content_free(table, seed=1, bias=3, sd=2))
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    logits = np.log(p[:, 1] / p[:, 0])
+    assert logits.mean() == pytest.approx(3, abs=0.05)
+    assert logits.std() == pytest.approx(2, abs=0.05)
+    wider = np.stack(controls.content_free(table, seed=1, bias=3, sd=4))
+    np.testing.assert_allclose(np.log(wider[:, 1] / wider[:, 0]) - 3, 2 * (logits - 3), atol=1e-6)
+
+
+def test_preferences_are_the_share_saved_in_every_dimension():
+    _, conjoint = moral_scenarios(30, seed=2, design="counterbalanced")
+    effects = HUMAN_EFFECTS / 4
+    first = controls.preferring(conjoint, effects)
+    assert first.between(0.1, 0.9).all()
+    row = conjoint[conjoint.scenario_type == "age"].iloc[0]
+    same = conjoint[conjoint.question_id == row.question_id].set_index("case")
+    gain = 0.0
+    for case, sign in ((2, 1), (1, -1)):
+        group = same.loc[case]
+        gain += sign * (effects["age"] if group.attribute_level == "younger" else -effects["age"])
+        gain += sign * (1 if group.intervention else -1) * effects["intervention"]
+        if not group.ped_ped:
+            gain += sign * (-1 if group.barrier else 1) * effects["relation"]
+        elif group.crossing_signal:
+            gain += sign * (1 if group.crossing_signal == 1 else -1) * effects["law"]
+    assert first[row.question_id] == pytest.approx(0.5 + gain / 4)

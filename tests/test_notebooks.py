@@ -48,6 +48,17 @@ def test_parameters_stand_first_annotated_and_with_a_reason(notebook, path):
     assert "output" in papermill.inspect_notebook(str(path))
 
 
+def test_the_first_code_cell_installs_the_package_where_it_is_missing(notebook):
+    cell = code_cells(notebook)[0]
+    assert cell.metadata["tags"] == ["hide-cell", "install"]
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert cell.source == (
+        '__import__("importlib.util").util.find_spec("uqlib") or get_ipython().system('
+        f'"git clone --quiet --depth 1 {url} book && pip install --quiet ./book && '
+        'cp -r book/. .");'
+    )
+
+
 def test_cells_are_short(notebook):
     hidden = {"hide-input", "hide-cell", "parameters"}
     cells = [c for c in code_cells(notebook) if not hidden & set(c.metadata.get("tags", []))]

@@ -81,7 +81,7 @@ def test_no_file_holds_a_token_or_a_path_of_somebodys_machine():
 def test_data_and_large_files_are_not_tracked():
     for file in tracked_files():
         assert file.relative_to(ROOT).parts[0] not in ("data", "build")
-        assert file.stat().st_size < 5 * 2**20
+        assert file.stat().st_size < 6 * 2**20
 
 
 def test_weights_travel_as_safetensors_only():
@@ -92,10 +92,12 @@ def test_weights_travel_as_safetensors_only():
 
 def test_modules_import_only_from_their_left():
     order = [
-        "paths", "artifacts", "questions", "prompts", "measures", "shapes", "forward", "models",
-        "responses", "collect", "populations", "controls", "published", "studies", "resampling",
-        "alignment", "calibration", "reliability", "jensen_shannon", "selective", "training",
-        "figures", "playground", "ledger", "pipeline",
+        "paths", "artifacts", "processes", "checkpoints", "questions", "prompts", "measures",
+        "shapes", "forward", "models", "responses", "dropout", "collect", "populations", "controls",
+        "published", "studies", "resampling", "significance", "conjoint", "decomposition",
+        "moral_alignment", "alignment", "calibration", "reliability", "jensen_shannon", "selective",
+        "sensitivity", "abstention", "corpus", "training", "sua_training", "zoo", "figures",
+        "playground", "ledger", "planning", "pipeline",
     ]  # fmt: skip
     for file in (ROOT / "uqlib").rglob("*.py"):
         room = file.relative_to(ROOT / "uqlib").parts[0].removesuffix(".py")

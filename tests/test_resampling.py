@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
+from uqlib import resampling
 from uqlib.resampling import (
     bootstrap_weights,
     group_moments,
@@ -118,3 +119,10 @@ def test_unsorted_groups_and_empty_replicates_of_a_group():
     copies = np.repeat(np.arange(5), weights[1].astype(int))
     expected = stats.pearsonr(x[0, copies], y[copies]).statistic
     assert moments_correlation(moments)[1, 0] == pytest.approx(expected)
+
+
+def test_blocks_of_weights_are_the_weights(monkeypatch):
+    monkeypatch.setattr(resampling, "BLOCK", 100)
+    blocks = list(resampling.bootstrap_blocks(30, 10, seed=3))
+    assert [len(block) for block in blocks] == [3, 3, 3, 1]
+    assert (np.concatenate(blocks) == bootstrap_weights(30, 10, seed=3)).all()

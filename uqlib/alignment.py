@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
-from uqlib.measures import MEASURES, TOP_P
+from uqlib.measures import CERTAINTIES, MEASURES, TOP_P
 from uqlib.questions.schema import human_entropy
 from uqlib.resampling import (
     Moments,
@@ -19,9 +19,9 @@ from uqlib.resampling import (
     moments_correlation,
     weighted_pearson,
 )
+from uqlib.significance import correlation_p, holm
 
 SCALINGS = ("published", "raw", "normalised", "within_n")
-CERTAINTIES = ("top1_probability",)
 ORDER_VALUES = ("distance", "published_distance", "tau_b", "habit_distance")
 TINY = np.finfo(float).tiny
 CHOICE = MEASURES.index("choice_entropy")
@@ -107,7 +107,8 @@ def poisson_binomial_tail(k: int, p) -> float:
     if k <= 0:
         return 1.0
     mass = np.ones(1)
-    for chance, count in zip(*np.unique(p, return_counts=True), strict=True):
+    normal = np.where(p < TINY, 0, p)
+    for chance, count in zip(*np.unique(normal, return_counts=True), strict=True):
         mass = np.convolve(mass, stats.binom.pmf(np.arange(count + 1), count, chance))
     return float(np.clip(mass[k:].sum(), TINY, 1)) if k <= len(p) else 0.0
 
@@ -301,7 +302,7 @@ def uncertainty_alignment(
             weights = {len(n): bootstrap_weights(len(n), replicates, seed)}
         plain = group_moments(x, y, np.ones((1, len(n))), n)
         drawn = group_moments(x, y, weights[len(n)], n)
-        ln_n = np.log(np.unique(n))[:, None]
+        ln_n = np.log(np.unique(n))
         for name in scalings:
             r = _scaled_correlation(plain, name, ln_n)[0]
             low, high = interval(_scaled_correlation(drawn, name, ln_n))
@@ -373,7 +374,7 @@ def shuffled_alignment(
     rows = []
     for model, frame in responses.groupby("model", sort=False):
         x, y, n = _series(frame)
-        ln_n, plain = np.log(np.unique(n))[:, None], np.ones((1, len(n)))
+        ln_n, plain = np.log(np.unique(n)), np.ones((1, len(n)))
         rng = np.random.default_rng(seed)
         drawn = [group_moments(x[:, rng.permutation(len(n))], y, plain, n) for _ in range(shuffles)]
         moments = Moments(*(np.concatenate(values) for values in zip(*drawn, strict=True)))
@@ -451,24 +452,6 @@ def select_measures(table: pd.DataFrame, line: float = 0.5) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["measure", "models", "weakest_r", "by_line", "by_test"])
 
 
-def correlation_p(r, freedom: int) -> np.ndarray:
-    """Two-sided p-value of a correlation by the t distribution; NaN without degrees of freedom.
-
-    Examples
-    --------
-    >>> x, y = [1, 2, 3, 4, 5], [2, 1, 4, 3, 7]
-    >>> expected = stats.pearsonr(x, y)
-    >>> bool(np.isclose(correlation_p(expected.statistic, 3), expected.pvalue))
-    True
-    """
-    r = np.asarray(r, dtype=float)
-    if freedom < 1:
-        return np.full(r.shape, np.nan)
-    with np.errstate(divide="ignore"):
-        t = np.abs(r) * np.sqrt(freedom / (1 - r**2))
-    return 2 * stats.t.sf(t, freedom)
-
-
 def spearman_interval(r, questions: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Interval of Bonett and Wright (2000) for a Spearman correlation; NaN below four questions.
 
@@ -485,23 +468,6 @@ def spearman_interval(r, questions: int, level: float = 0.95) -> tuple[np.ndarra
         centre = np.arctanh(r)
     half = stats.norm.ppf(0.5 + level / 2) * np.sqrt((1 + r**2 / 2) / (questions - 3))
     return np.tanh(centre - half), np.tanh(centre + half)
-
-
-def holm(p) -> np.ndarray:
-    """Holm-corrected p-values over one family; NaN stays NaN and does not count.
-
-    Examples
-    --------
-    >>> holm([0.01, 0.04, np.nan])
-    array([0.02, 0.04,  nan])
-    """
-    p = np.asarray(p, dtype=float)
-    corrected = np.full(len(p), np.nan)
-    tested = ~np.isnan(p)
-    order = np.flatnonzero(tested)[np.argsort(p[tested], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    corrected[order] = np.maximum.accumulate(p[order] * factors).clip(max=1)
-    return corrected
 
 
 def _check(responses: pd.DataFrame) -> None:
@@ -589,35 +555,31 @@ def _series(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.vstack([x, nats]), human_entropy(frame["human_shares"]) / np.log(n), n
 
 
-def _raw_rows() -> np.ndarray:
+def _factors(scaling: str, ln_n: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of `_series` to take, and what to multiply x and y by at each n."""
     rows = np.arange(len(MEASURES))
-    rows[TOP_P_ENTROPIES] = len(MEASURES) + np.arange(len(TOP_P))
-    return rows
-
-
-def _scale_of_x(scaling: str, ln_n: np.ndarray) -> np.ndarray:
-    """Return the factor of each measure (columns) at each n: 1, or ln n."""
-    scale = np.ones((len(ln_n), len(MEASURES)))
+    x_scale, y_scale = np.ones((len(ln_n), len(MEASURES))), np.ones((len(ln_n), 1))
     if scaling == "published":
-        scale *= ln_n
+        x_scale *= ln_n[:, None]
     if scaling == "raw":
-        scale[:, CHOICE] = ln_n[:, 0]
-    return scale
+        rows[TOP_P_ENTROPIES] = len(MEASURES) + np.arange(len(TOP_P))
+        x_scale[:, CHOICE] = ln_n
+    if scaling in ("published", "raw"):
+        y_scale = ln_n[:, None]
+    return rows, x_scale, y_scale
 
 
 def _scaled_correlation(moments: Moments, scaling: str, ln_n: np.ndarray) -> np.ndarray:
-    rows = _raw_rows() if scaling == "raw" else np.arange(len(MEASURES))
+    rows, x_scale, y_scale = _factors(scaling, ln_n)
     taken = moments._replace(
         mean_x=moments.mean_x[..., rows], xx=moments.xx[..., rows], xy=moments.xy[..., rows]
     )
-    y_scale = ln_n if scaling in ("published", "raw") else 1
-    return moments_correlation(taken, _scale_of_x(scaling, ln_n), y_scale, scaling == "within_n")
+    return moments_correlation(taken, x_scale, y_scale, scaling == "within_n")
 
 
 def _scaled(x, y, n, scaling: str) -> tuple[np.ndarray, np.ndarray]:
-    rows = _raw_rows() if scaling == "raw" else np.arange(len(MEASURES))
-    y_scale = np.log(n) if scaling in ("published", "raw") else 1
-    return x[rows] * _scale_of_x(scaling, np.log(n)[:, None]).T, y * y_scale
+    rows, x_scale, y_scale = _factors(scaling, np.log(n))
+    return x[rows] * x_scale.T, y * y_scale[:, 0]
 
 
 def _rows(model: str, scaling: str, columns: dict) -> pd.DataFrame:

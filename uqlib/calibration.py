@@ -4,15 +4,12 @@ Correctness correlation and the expected calibration error of an uncertainty, bo
 of Moore et al. (2025).
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 
-from uqlib.alignment import correlation_p, holm
-from uqlib.measures import MEASURES, TOP_K
-from uqlib.resampling import bootstrap_weights, interval, weighted_spearman
+from uqlib.measures import CERTAINTIES, MEASURES, TOP_K
+from uqlib.resampling import bootstrap_blocks, interval, weighted_spearman
+from uqlib.significance import correlation_p, holm
 
 CALIBRATED = (
     "choice_entropy",
@@ -23,7 +20,6 @@ CALIBRATED = (
 )
 """The nine measures whose calibration Moore et al. (2025) examine, in the order of their tables."""
 
-BLOCK = 2**21
 TOLERANCE = 1e-9
 
 
@@ -229,13 +225,14 @@ def published_ece_table(
                 ece = calibration_error(confidence, correct, index)
                 low, high = calibration_error_interval(confidence, correct, index, replicates, seed)
                 null = published_ece_null(values, correct, permutations, seed)
+                null_low, null_high = interval(null)
                 row |= {
                     "ece": ece,
                     "low": low,
                     "high": high,
                     "null_mean": null.mean(),
-                    "null_low": np.quantile(null, 0.025),
-                    "null_high": np.quantile(null, 0.975),
+                    "null_low": null_low,
+                    "null_high": null_high,
                     "p": (1 + (null <= ece + 1e-12).sum()) / (1 + permutations),
                 }
             row |= {
@@ -297,7 +294,7 @@ def calibration_error_interval(
 
 
 def uncertainty(responses: pd.DataFrame, measure: str) -> np.ndarray:
-    """Return a measure so that high is uncertain: top-1 probability, a certainty, is turned round.
+    """Return a measure so that high is uncertain: a certainty is turned round.
 
     Examples
     --------
@@ -305,23 +302,7 @@ def uncertainty(responses: pd.DataFrame, measure: str) -> np.ndarray:
     array([0.25])
     """
     values = responses[measure].to_numpy(dtype=float)
-    return 1 - values if measure == "top1_probability" else values
-
-
-def benjamini_hochberg(p) -> np.ndarray:
-    """Benjamini-Hochberg-corrected p-values over one family; NaN stays NaN and does not count.
-
-    Examples
-    --------
-    >>> benjamini_hochberg([0.01, 0.04, np.nan])
-    array([0.02, 0.04,  nan])
-    """
-    p = np.asarray(p, dtype=float)
-    corrected = np.full(len(p), np.nan)
-    tested = ~np.isnan(p)
-    if tested.any():
-        corrected[tested] = false_discovery_control(p[tested])
-    return corrected
+    return 1 - values if measure in CERTAINTIES else values
 
 
 def check_answers(responses: pd.DataFrame) -> None:
@@ -329,24 +310,3 @@ def check_answers(responses: pd.DataFrame) -> None:
     if responses["answer"].isna().any():
         first = responses.loc[responses["answer"].isna(), "question_id"].iloc[0]
         raise ValueError(f"question {first} has no right answer")
-
-
-def bootstrap_blocks(n: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw bootstrap weights over n questions in blocks of at most `BLOCK` numbers.
-
-    The blocks together are `uqlib.resampling.bootstrap_weights`; memory does not grow with the
-    number of replicates.
-
-    Yields
-    ------
-    ndarray of float64, shape (block, n)
-
-    Examples
-    --------
-    >>> [block.shape for block in bootstrap_blocks(2**20, 3, seed=0)]
-    [(2, 1048576), (1, 1048576)]
-    """
-    rng = np.random.default_rng(seed)
-    step = max(1, BLOCK // n)
-    for start in range(0, replicates, step):
-        yield bootstrap_weights(n, min(step, replicates - start), rng)

@@ -1,4 +1,4 @@
-"""Collection: one forward pass a question, reduced on the device to the rows of a response table.
+"""Collection: forward passes, each reduced on the device to a row of a response table.
 
 Batches are planned by length over the whole question table, so the same work forms the same batches
 however often it is interrupted. Finished batches are kept as shards; a rerun of the same work skips
@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from uqlib.artifacts import (
     write_table,
     write_text,
 )
+from uqlib.dropout import attention_dropout, check_dropout, row_seed
 from uqlib.forward import (
     Batch,
     next_token_log_probs,
@@ -47,7 +48,7 @@ from uqlib.prompts import (
     template,
     template_hash,
 )
-from uqlib.responses import SCHEMA, check_responses
+from uqlib.responses import PART_SCHEMA, SCHEMA, check_responses
 
 BATCHES_PER_SHARD = 32
 BATCH_TOKENS = {"cpu": 512, "mps": 4096, "cuda": 16384}
@@ -61,11 +62,13 @@ class Plan:
     Attributes
     ----------
     questions : DataFrame
-        The questions to ask, without those left out.
+        The questions to ask, without those left out, once for each pass; `pass_index` counts.
     prompts : list of list of int
         Token ids.
     options : list of list of list of int
         For each question and label, the tokens that stand for it.
+    seeds : list of int
+        For each prompt, the seed of its dropout masks.
     batches : list of Batch
     skipped : DataFrame
         Questions left out: `question_id`, `tokens`, `limit`.
@@ -75,6 +78,7 @@ class Plan:
     questions: pd.DataFrame
     prompts: list[list[int]]
     options: list[list[list[int]]]
+    seeds: list[int]
     batches: list[Batch]
     skipped: pd.DataFrame
     manifest: dict
@@ -91,6 +95,8 @@ def plan_collection(
     condition: str = "plain",
     batch_tokens: int = 0,
     overlength: str = "error",
+    dropout_rate: float = 0.0,
+    n_passes: int = 1,
     seed: int = 0,
 ) -> Plan:
     """Encode every prompt, find the option tokens and form the batches.
@@ -107,13 +113,18 @@ def plan_collection(
     chat : bool
         Wrap each prompt in the tokenizer's chat template.
     condition : str
-        A name for this way of asking, where there are several.
+        A name for this way of asking, where there are several; `plain` under dropout becomes
+        ``dropout=<rate>``.
     batch_tokens : int
         Tokens of a forward pass at most; 0: `BATCH_TOKENS` of the device.
     overlength : {"error", "skip"}
         What to do with prompts longer than the model's context. Nothing is ever truncated.
+    dropout_rate : float
+        Rate of attention dropout, in [0, 1); see `uqlib.dropout.attention_dropout`.
+    n_passes : int
+        How often each question is asked, every time with other masks.
     seed : int
-        Recorded in the manifest; a plain pass draws nothing.
+        Of the dropout masks, with data set, question and pass. A plain pass draws nothing.
 
     Returns
     -------
@@ -123,8 +134,16 @@ def plan_collection(
     ------
     ValueError
         If a label is not one token, a prompt is too long (with their count and first ids), the
-        table is empty, or a setting is unknown.
+        table is empty, a setting is unknown, or dropout does not change what the model says.
     """
+    if n_passes < 1 or (n_passes > 1 and not dropout_rate):
+        raise ValueError(
+            f"{n_passes} passes at dropout rate {dropout_rate:g}: one without dropout, at least "
+            "one with it"
+        )
+    if dropout_rate:
+        check_dropout(model.network, dropout_rate)
+        condition = f"dropout={dropout_rate:g}" if condition == "plain" else condition
     if overlength not in OVERLENGTH:
         raise ValueError(f"unknown overlength {overlength!r}; known: {', '.join(OVERLENGTH)}")
     if questions.empty:
@@ -155,9 +174,13 @@ def plan_collection(
     kept = np.flatnonzero(fits)
     if not kept.size:
         raise ValueError(f"every prompt is longer than the model's {limit} tokens")
-    prompts = [prompts[i] for i in kept]
+    prompts = [prompts[i] for i in kept] * n_passes
+    told = [asked.iloc[kept].assign(pass_index=number) for number in range(n_passes)]
+    told = pd.concat(told, ignore_index=True)
+    rows = zip(told["dataset"], told["question_id"], told["pass_index"], strict=True)
     batch_tokens = batch_tokens or BATCH_TOKENS[model.network.device.type]
-    batches = plan_batches(prompts, batch_tokens, shares_prefixes(model.network))
+    share = not dropout_rate and shares_prefixes(model.network)
+    batches = plan_batches(prompts, batch_tokens, share)
     manifest = {
         **model.identity,
         "condition": condition,
@@ -170,15 +193,18 @@ def plan_collection(
         "examples": table_hash(examples) if shots else "",
         "questions": table_hash(questions),
         "overlength": overlength,
+        "dropout_rate": dropout_rate,
+        "n_passes": n_passes,
         "seed": seed,
         "batch_tokens": batch_tokens,
         "batches": sha256_of(json.dumps([[batch.rows, batch.shared] for batch in batches])),
         "uqlib": __version__,
     }
     return Plan(
-        questions=asked.iloc[kept].reset_index(drop=True),
+        questions=told,
         prompts=prompts,
-        options=[options[i] for i in kept],
+        options=[options[i] for i in kept] * n_passes,
+        seeds=[row_seed(seed, *row) for row in rows],
         batches=batches,
         skipped=skipped.reset_index(drop=True),
         manifest=manifest,
@@ -210,7 +236,8 @@ def run_plan(model: LanguageModel, plan: Plan, shards: Path | None = None) -> pd
         for start in range(0, len(plan.batches), BATCHES_PER_SHARD)
     ]
     read, frames = prefix_reader(model.network), []
-    with _progress(len(plan.prompts), model.name) as bar:
+    total = sum(len(batch.rows) for batch in plan.batches)
+    with _progress(total, model.name) as bar:
         for number, group in enumerate(groups):
             path = shards and Path(shards) / f"shard-{number:05d}.parquet"
             frame = path and _read_shard(path, plan.manifest)
@@ -265,11 +292,12 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     started = time.time()
     with only_one(shards):
         responses = run_plan(model, plan, shards)
+    asked = sorted(row for batch in plan.batches for row in batch.rows)
     run = {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 2),
         "prompts": len(responses),
-        "prompt_tokens": sum(len(prompt) for prompt in plan.prompts),
+        "prompt_tokens": sum(len(plan.prompts[row]) for row in asked),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": _device_name(model.network.device),
@@ -277,11 +305,40 @@ def collect_to_file(model: LanguageModel, plan: Plan, path: Path) -> dict:
     if len(plan.skipped):
         write_table(plan.skipped, path.with_name(path.name + ".skipped.csv"))
     write_text(json.dumps(run, indent=1), run_path)
-    write_parquet(responses, path, plan.manifest, SCHEMA)
+    if "part" in plan.manifest:
+        write_parquet(responses.assign(position=asked), path, plan.manifest, PART_SCHEMA)
+    else:
+        write_parquet(responses, path, plan.manifest, SCHEMA)
     shutil.rmtree(shards)
     if not any(shards.parent.iterdir()):
         shards.parent.rmdir()
     return run
+
+
+def part_of_plan(plan: Plan, part: str) -> Plan:
+    """Return the plan of one range of batches, for collections that several jobs share.
+
+    The batches are those of the whole plan, so the parts together do just what one job would.
+
+    Parameters
+    ----------
+    plan : Plan
+    part : str
+        ``k/n``, k from 1: the k-th of n ranges that are alike in number of batches.
+
+    Raises
+    ------
+    ValueError
+        If `part` is not of that form, or there are fewer batches than parts.
+    """
+    number, _, parts = part.partition("/")
+    if not (number.isdigit() and parts.isdigit() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"part must be k/n with k from 1 to n, not {part!r}")
+    if len(plan.batches) < int(parts):
+        raise ValueError(f"{parts} parts of {len(plan.batches)} batches: take fewer")
+    bounds = np.linspace(0, len(plan.batches), int(parts) + 1).round().astype(int)
+    batches = plan.batches[bounds[int(number) - 1] : bounds[int(number)]]
+    return replace(plan, batches=batches, manifest=plan.manifest | {"part": part})
 
 
 def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) -> list[np.ndarray]:
@@ -316,17 +373,28 @@ def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) ->
     return [values[: len(row)] for values, row in zip(summed, options, strict=True)]
 
 
-def _halving(network: PreTrainedModel, prompts: list[list[int]], shared: int, read) -> torch.Tensor:
+def _halving(
+    network: PreTrainedModel,
+    prompts: list[list[int]],
+    shared: int,
+    read,
+    rate: float,
+    seeds: list[int],
+) -> torch.Tensor:
     """Ask all at once, or in halves if the device has no memory for that."""
     try:
-        return next_token_log_probs(network, prompts, shared, read)
+        with attention_dropout(network, rate, seed=seeds):
+            return next_token_log_probs(network, prompts, shared, read)
     except torch.OutOfMemoryError:
         if len(prompts) == 1:
             raise
     half = len(prompts) // 2
     tqdm.write(f"out of memory with {len(prompts)} prompts; going on with {half}", sys.stderr)
     torch.cuda.empty_cache()
-    parts = [_halving(network, part, shared, read) for part in (prompts[:half], prompts[half:])]
+    parts = [
+        _halving(network, prompts[part], shared, read, rate, seeds[part])
+        for part in (slice(half), slice(half, None))
+    ]
     return torch.cat(parts)
 
 
@@ -334,7 +402,9 @@ def _ask(model: LanguageModel, plan: Plan, batch: Batch, read, bar: tqdm) -> pd.
     rows = plan.questions.iloc[batch.rows]
     try:
         prompts = [plan.prompts[i] for i in batch.rows]
-        log_probs = _halving(model.network, prompts, batch.shared, read)
+        seeds = [plan.seeds[i] for i in batch.rows]
+        rate = plan.manifest["dropout_rate"]
+        log_probs = _halving(model.network, prompts, batch.shared, read, rate, seeds)
     except FloatingPointError as error:
         bad = rows["question_id"].iloc[error.args[1][0]]
         raise ValueError(f"{model.name}, question {bad}: {error.args[0]}") from None
@@ -350,8 +420,8 @@ def _ask(model: LanguageModel, plan: Plan, batch: Batch, read, bar: tqdm) -> pd.
             "option_mass": [min(np.exp(choice).sum(), 1) for choice in choices],
             "predicted": [choice.argmax() for choice in choices],
             "condition": plan.manifest["condition"],
-            "dropout_rate": 0.0,
-            "pass_index": 0,
+            "dropout_rate": rate,
+            "pass_index": rows["pass_index"].to_numpy(),
             "prompt_style": plan.manifest["prompt_style"],
             "label_style": plan.manifest["label_style"],
             "shots": plan.manifest["shots"],

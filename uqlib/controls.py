@@ -6,9 +6,10 @@ A statistic that a responder without content passes measures something else than
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from uqlib.measures import choice_entropy, vocabulary_measures
+from uqlib.questions.moral import EFFECTS
 from uqlib.responses import check_responses
 from uqlib.shapes import with_tail
 
@@ -180,6 +181,70 @@ def biased_when_unsure(
         position = rng.integers(len(choices)) if sure else 0
         rows.append(_leaning(position, len(choices), sure, rng))
     return rows
+
+
+def content_free(
+    questions: pd.DataFrame, seed: int = 0, bias: float = 3.0, sd: float = 1.0
+) -> list[np.ndarray]:
+    """Answer questions of two options by position and noise alone.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        Of two options each.
+    seed : int
+        Equal seeds draw the same noise, whatever its size.
+    bias : float
+        Mean log-odds of the second option.
+    sd : float
+        Standard deviation of the normal noise on them.
+
+    Examples
+    --------
+    >>> content_free(pd.DataFrame({"choices": [["Case 1", "Case 2"]]}), bias=0, sd=0)
+    [array([0.5, 0.5])]
+    """
+    logits = bias + sd * np.random.default_rng(seed).normal(size=len(questions))
+    second = expit(logits)
+    return list(np.stack([1 - second, second], axis=1))
+
+
+def preferring(conjoint: pd.DataFrame, effects: pd.Series) -> pd.Series:
+    """Answer dilemmas by known preferences: the probability that Case 1 is chosen.
+
+    The probability of saving a group is one half, plus half of each effect that speaks for it, less
+    half of each that speaks against it, kept within [0, 1]. While nothing is cut off and dimensions
+    are independent, the average marginal component effects are those given.
+
+    Parameters
+    ----------
+    conjoint : DataFrame
+        As from `uqlib.questions.moral.moral_scenarios`.
+    effects : Series
+        By dimension.
+
+    Returns
+    -------
+    Series
+        Indexed by question id.
+
+    Examples
+    --------
+    >>> from uqlib.questions.moral import moral_scenarios
+    >>> _, conjoint = moral_scenarios(1, design="counterbalanced", dimensions=["age"])
+    >>> sorted(preferring(conjoint, pd.Series({"age": 0.4})).round(2))
+    [0.3, 0.3, 0.7, 0.7]
+    """
+    gain = np.zeros(len(conjoint))
+    for dimension, effect in effects.items():
+        query, column, plus, minus = EFFECTS[dimension]
+        if dimension == "relation":
+            query = "ped_ped == 0"
+        concerned = conjoint.eval(query).to_numpy()
+        level = conjoint[column].to_numpy()
+        gain += effect / 2 * concerned * ((level == plus).astype(float) - (level == minus))
+    by_case = conjoint.assign(gain=gain).pivot(index="question_id", columns="case", values="gain")
+    return (0.5 + (by_case[2] - by_case[1]) / 2).clip(0, 1).rename("case_1")
 
 
 def response_table(

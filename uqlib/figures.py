@@ -24,6 +24,10 @@ FAMILY_LABELS = {
     "tail": "probability of the tail",
 }
 
+TRAINING_KINDS = [
+    "form", "knowledge", "ordinal", "nominal", "moral", "category", "judged", "proposed"
+]  # fmt: skip
+
 
 def use_house_style() -> None:
     """Set fonts, sizes and the colour-blind safe palette for every figure that follows."""
@@ -269,3 +273,52 @@ def two_digits(value: float) -> str:
     ('-.25', '1.00', '')
     """
     return "" if pd.isna(value) else f"{value:.2f}".replace("0.", ".")
+
+
+def training_curves(records: pd.DataFrame) -> None:
+    """Draw the loss of every kind of question against tokens read, a line for each model.
+
+    Parameters
+    ----------
+    records : DataFrame
+        Of `uqlib.zoo.training_records`. Losses are running means of ten records.
+    """
+    kinds = [kind for kind in TRAINING_KINDS if kind in set(records["kind"])]
+    rows = -(-len(kinds) // 4)
+    fig, axes = plt.subplots(rows, 4, figsize=(10, 2.7 * rows), sharex=True, squeeze=False)
+    for ax, kind in zip(axes.flat, kinds, strict=False):
+        part = records[records["kind"] == kind]
+        for name, log in part.groupby("model", sort=False):
+            smooth = log[["loss", "irreducible"]].rolling(10, min_periods=1).mean()
+            ax.plot(log["tokens"] / 1e6, smooth["loss"], label=name)
+        ax.plot(log["tokens"] / 1e6, smooth["irreducible"], "--", color="black", linewidth=1)
+        ax.set(title=kind, ylim=(0, 2.2))
+    for ax in axes.flat[len(kinds) :]:
+        ax.set_axis_off()
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    fig.supxlabel("tokens (millions)", fontsize=10)
+    fig.supylabel("loss (nats)", fontsize=10)
+
+
+def loss_terms(records: pd.DataFrame, terms: list[str]) -> None:
+    """Draw terms of a loss against steps, a panel a term and a line a recipe, mean over seeds.
+
+    Parameters
+    ----------
+    records : DataFrame
+        Columns `recipe`, `step` and the terms, in nats; NaN where a term was not computed.
+    terms : list of str
+    """
+    fig, axes = plt.subplots(1, len(terms), figsize=(2.5 * len(terms), 2.9), squeeze=False)
+    styles = ["-", "--", ":", "-."]
+    for number, (name, log) in enumerate(records.groupby("recipe", sort=False)):
+        means = log.groupby("step")[terms].mean()
+        for ax, term in zip(axes[0], terms, strict=True):
+            style = {"color": PALETTE[number % 10], "linestyle": styles[number % 4], "label": name}
+            ax.plot(means.index, means[term], marker="o", markersize=3, **style)
+    for ax, term in zip(axes[0], terms, strict=True):
+        ax.set(title=term, xlabel="step", ylim=(0, None))
+    axes[0, 0].set_ylabel("nats")
+    fig.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )

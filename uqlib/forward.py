@@ -194,7 +194,7 @@ def next_token_log_probs(
     width = max(map(len, endings))
     ids = torch.tensor([end + end[-1:] * (width - len(end)) for end in endings])
     last = torch.tensor([len(end) - 1 for end in endings])
-    with torch.inference_mode(), _only_last_position(network, last):
+    with torch.inference_mode(), only_last_position(network, last):
         logits = network(
             input_ids=ids.to(network.device), past_key_values=cache, use_cache=cache is not None
         ).logits[:, -1]
@@ -213,7 +213,7 @@ def prefix_reader(network: PreTrainedModel) -> Callable:
     @lru_cache(maxsize=1)
     def read(beginnings: tuple[tuple[int, ...], ...]) -> DynamicCache:
         ids = torch.tensor(beginnings, device=network.device)
-        with torch.inference_mode(), _only_last_position(network, torch.zeros(len(ids), dtype=int)):
+        with torch.inference_mode(), only_last_position(network, torch.zeros(len(ids), dtype=int)):
             return network(input_ids=ids, use_cache=True).past_key_values
 
     return read
@@ -263,8 +263,8 @@ class _SharedPrefix(DynamicCache):
 
 
 @contextmanager
-def _only_last_position(network: PreTrainedModel, last: torch.Tensor):
-    """Within the block, the output layer sees one position of each row."""
+def only_last_position(network: PreTrainedModel, last: torch.Tensor):
+    """Within the block, the output layer sees one position of each row: those in `last`."""
 
     def select(module, inputs):
         hidden = inputs[0]

@@ -12,8 +12,9 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import xlogy
 from scipy.stats import binom
 
-from uqlib.alignment import holm
 from uqlib.calibration import CALIBRATED, check_answers, uncertainty
+from uqlib.resampling import interval
+from uqlib.significance import holm
 
 METHODS = ("permutation", "published")
 GRID = 4096
@@ -239,14 +240,15 @@ def shift_table(
                     if shared is None
                     else shared
                 )
+                null_low, null_high = interval(null)
                 row |= {
                     "shift": shift,
                     "distance_high": distances[0],
                     "distance_low": distances[1],
                     "n_high": int(high.sum()),
                     "null_mean": null.mean(),
-                    "null_low": np.quantile(null, 0.025),
-                    "null_high": np.quantile(null, 0.975),
+                    "null_low": null_low,
+                    "null_high": null_high,
                     "p": permutation_p(shift, null, method),
                 }
             rows.append(row)
@@ -273,7 +275,7 @@ def permutation_p(observed: float, null: np.ndarray, method: str = "permutation"
     >>> permutation_p(2.0, np.array([-3.0, 0.0, 1.0])), permutation_p(9.0, np.zeros(3))
     (0.5, 0.25)
     """
-    k = int((np.abs(null) >= abs(observed) - 1e-12).sum())
+    k = int((np.abs(null) >= abs(observed) - ROUNDING).sum())
     return k / len(null) if method == "published" else (1 + k) / (1 + len(null))
 
 

@@ -23,6 +23,7 @@ MEASURES = (
     *(f"top_p_size_{p}" for p in TOP_P),
     *(f"top_p_entropy_{p}" for p in TOP_P),
 )
+CERTAINTIES = ("top1_probability",)
 
 
 def top1_probability(log_probs) -> torch.Tensor:

@@ -4,10 +4,12 @@ Correlations of many measures and replicates are then a handful of matrix produc
 """
 
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+BLOCK = 2**21
 RESOLUTION = 1e-6  # measures are float32: what varies less, relative to its size, is constant
 
 
@@ -55,6 +57,27 @@ def bootstrap_weights(n: int, replicates: int, seed: int | np.random.Generator) 
     for row in weights:
         row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
     return weights
+
+
+def bootstrap_blocks(n: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw bootstrap weights over n questions in blocks of at most `BLOCK` numbers.
+
+    The blocks together are `bootstrap_weights`; memory does not grow with the
+    number of replicates.
+
+    Yields
+    ------
+    ndarray of float64, shape (block, n)
+
+    Examples
+    --------
+    >>> [block.shape for block in bootstrap_blocks(2**20, 3, seed=0)]
+    [(2, 1048576), (1, 1048576)]
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, BLOCK // n)
+    for start in range(0, replicates, step):
+        yield bootstrap_weights(n, min(step, replicates - start), rng)
 
 
 def interval(replicates: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,19 @@
 """Response tables: one row a model, question and pass; where they lie, and how they are read."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow
 
-from uqlib.artifacts import read_parquet
+from uqlib.artifacts import (
+    manifest_difference,
+    read_manifest,
+    read_parquet,
+    write_parquet,
+    write_text,
+)
 from uqlib.measures import MEASURES
 from uqlib.paths import display_path
 
@@ -28,6 +35,7 @@ SCHEMA = pyarrow.schema(
         *((name, pyarrow.float32()) for name in MEASURES),
     ]
 )
+PART_SCHEMA = SCHEMA.append(pyarrow.field("position", pyarrow.int64()))
 KEY = ["model", "dataset", "condition", "pass_index", "question_id"]
 
 _UNIT = pa.Check.in_range(0, 1 + 1e-5)
@@ -107,7 +115,7 @@ def join_questions(responses: pd.DataFrame, questions: pd.DataFrame) -> pd.DataF
     ValueError
         If a response has no question, or another number of options; the message names it.
     """
-    columns = ["question_id", "subject", "choices", "human_shares", "answer", "source"]
+    columns = ["question_id", "subject", "text", "choices", "human_shares", "answer", "source"]
     joined = responses.merge(questions[columns], on="question_id", how="left", validate="m:1")
     for row in joined[joined["choices"].isna()].itertuples():
         raise ValueError(f"{row.model}: question {row.question_id} is not in the question table")
@@ -119,6 +127,49 @@ def join_questions(responses: pd.DataFrame, questions: pd.DataFrame) -> pd.DataF
         )
     joined["correct"] = (joined["predicted"] == joined["answer"]).astype("boolean")
     return joined
+
+
+def merge_parts(paths: list[Path], path: Path) -> None:
+    """Join the tables of all parts of a collection: byte for byte the table of one job.
+
+    Parameters
+    ----------
+    paths : list of Path
+        Files of `collect_to_file` with plans of `part_of_plan`, in any order.
+    path : Path
+        Where the response table goes, with the sum of the parts' ``.run.json`` beside it.
+
+    Raises
+    ------
+    ValueError
+        If a part is missing or twice there, or a file comes from other work; the message says
+        which.
+    """
+    manifests = [read_manifest(part) for part in paths]
+    for part, manifest in zip(paths, manifests, strict=True):
+        if "part" not in manifest:
+            raise ValueError(f"{display_path(part)} is no part of a collection")
+    numbers = sorted(manifest["part"] for manifest in manifests)
+    parts = int(manifests[0]["part"].split("/")[1])
+    expected = sorted(f"{k}/{parts}" for k in range(1, parts + 1))
+    whole = [{k: v for k, v in manifest.items() if k != "part"} for manifest in manifests]
+    for part, manifest in zip(paths, whole, strict=True):
+        if difference := manifest_difference(manifest, whole[0]):
+            raise ValueError(f"{display_path(part)} is of other work: {'; '.join(difference)}")
+    if numbers != expected:
+        raise ValueError(f"{display_path(path)}: parts {', '.join(numbers)} of {parts}")
+    table = pd.concat([read_parquet(part) for part in paths], ignore_index=True)
+    table = table.sort_values("position", ignore_index=True).drop(columns="position")
+    runs = [json.loads(part.with_name(part.name + ".run.json").read_text()) for part in paths]
+    run = runs[0] | {key: sum(r[key] for r in runs) for key in ("seconds", "prompts")}
+    run |= {"prompt_tokens": sum(r["prompt_tokens"] for r in runs), "parts": parts}
+    run["finished"] = max(r["finished"] for r in runs)
+    skipped = Path(paths[0]).with_name(Path(paths[0]).name + ".skipped.csv")
+    if skipped.exists():
+        target = Path(path).with_name(Path(path).name + ".skipped.csv")
+        write_text(skipped.read_text(encoding="utf-8"), target)
+    write_text(json.dumps(run, indent=1), Path(path).with_name(Path(path).name + ".run.json"))
+    write_parquet(check_responses(table), path, whole[0], SCHEMA)
 
 
 def _describe(error: pa.errors.SchemaError, table: pd.DataFrame) -> str:

@@ -7,9 +7,9 @@ expectation over that order.
 import numpy as np
 import pandas as pd
 
-from uqlib.calibration import bootstrap_blocks, check_answers, uncertainty
+from uqlib.calibration import check_answers, uncertainty
 from uqlib.measures import MEASURES
-from uqlib.resampling import interval
+from uqlib.resampling import bootstrap_blocks, interval
 
 SCORES = ("auroc", "aurc", "gain", "selective_accuracy")
 
@@ -53,7 +53,7 @@ def selective_scores(values, correct, weights=None, coverage: float = 0.8) -> np
     before, errors_before = copies.cumsum(axis=1) - copies, wrong.cumsum(axis=1) - wrong
     right_before = before - errors_before
     pairs = (wrong * (right_before + (copies - wrong) / 2)).sum(axis=1)
-    harmonic = np.append(0, np.cumsum(1 / np.arange(1, int(n.max()) + 1)))
+    harmonic = _harmonic(n.max())
     with np.errstate(invalid="ignore", divide="ignore"):
         rate = np.where(copies > 0, wrong / copies, 0)
         steps = harmonic[(before + copies).astype(int)] - harmonic[before.astype(int)]
@@ -76,7 +76,7 @@ def oracle_aurc(errors, n):
     0.208
     """
     errors, n = np.asarray(errors, dtype=float), np.asarray(n, dtype=float)
-    harmonic = np.append(0, np.cumsum(1 / np.arange(1, int(n.max()) + 1)))
+    harmonic = _harmonic(n.max())
     right = n - errors
     return (errors - right * (harmonic[n.astype(int)] - harmonic[right.astype(int)])) / n
 
@@ -162,6 +162,11 @@ def selective_table(
                 row |= {score: value, f"{score}_low": lower, f"{score}_high": upper}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _harmonic(n: float) -> np.ndarray:
+    """Return the harmonic numbers from 0 to n."""
+    return np.append(0, np.cumsum(1 / np.arange(1, int(n) + 1)))
 
 
 def _levels(values, correct, weights) -> tuple[np.ndarray, np.ndarray]:

@@ -94,22 +94,22 @@ def test_both_orientations_can_be_recovered(design):
 def test_texts_say_what_the_table_says(counterbalanced):
     questions, conjoint = counterbalanced
     rows = dict(tuple(conjoint.groupby("question_id")))
-    numbers = {word: k for k, word in enumerate(["a", "two", "three", "four", "five"], start=1)}
+    numbers = {word: k for k, word in enumerate(["one", "two", "three", "four", "five"], start=1)}
     for question in questions.iloc[::7].itertuples():
         for choice, row in zip(
             question.choices, rows[question.question_id].itertuples(), strict=True
         ):
-            killed, spared = choice.split("It spares ")
-            assert ("swerves" in killed) == row.intervention
-            assert ("concrete barrier" in killed) == row.barrier
-            assert ("on green" in killed, "on red" in killed) == (
+            assert ("swerves" in choice) == row.intervention
+            assert ("concrete barrier" in choice) == row.barrier
+            assert ("inside the car" in choice) == row.barrier
+            assert ("on green" in choice, "on red" in choice) == (
                 row.crossing_signal == 1,
                 row.crossing_signal == 2,
             )
-            assert ("inside the car" in spared) == (not row.ped_ped and not row.barrier)
-            who = re.search("This kills (.*), who", killed)[1]
+            size, who = re.search("This kills (.*): (.*), who", choice).groups()
             words = [part.split(" ")[0] for part in re.split(", | and ", who)]
-            assert sum(numbers["a" if word == "an" else word] for word in words) == row.n_characters
+            parts = [1 if word in ("a", "an") else numbers[word] for word in words]
+            assert numbers[size] == sum(parts) == row.n_characters
         assert ("island" in question.text) == rows[question.question_id].ped_ped.all()
 
 

@@ -22,6 +22,7 @@ def test_human_entropy_matches_scipy(counts):
 
 def test_missing_shares_give_missing_entropy():
     assert np.isnan(human_entropy([None])[0])
+    assert human_entropy([]).shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,6 +154,15 @@ def test_facts_fall_geometrically_in_frequency():
     np.testing.assert_allclose(drawn[:6], (expected / expected.sum())[:6], rtol=0.1)
 
 
+@pytest.mark.parametrize(("split", "ratio"), [("train", 0.5), ("review", 1)])
+def test_a_review_asks_all_facts_of_a_subject_equally_often(split, ratio):
+    questions = world.knowledge_questions(40_000, split=split)
+    counts = questions.question_id.str.split("/").str[2].value_counts()
+    first, later = (counts[world.fact_name(0, fact)] for fact in (0, 12))
+    assert later / first == pytest.approx(ratio, rel=0.15)
+    assert (questions.subject == "geography").mean() > (questions.subject == "botany").mean()
+
+
 @pytest.mark.parametrize("make", [world.evaluation_opinions, world.evaluation_knowledge])
 def test_evaluation_tables_reproduce_and_their_ids_are_unique_without_repeats(make):
     first, again, other = make(), make(), make(seed=1)
@@ -184,3 +195,35 @@ def test_an_unknown_split_names_those_there_are():
         world.opinion_questions(10, split="test")
     with pytest.raises(ValueError, match="only_told"):
         world.knowledge_questions(10, split="test")
+
+
+def test_categories_are_shared_in_proportion_to_what_is_mentioned():
+    domain_of = {item: domain for domain, items in world.ITEMS.items() for item in items}
+    table = world.category_questions(400, seed=2)
+    for row in table.itertuples():
+        mentioned = re.search("here: (.*)[?]", row.text)[1].split(", ")
+        domains = [domain_of[item] for item in mentioned]
+        expected = [domains.count(choice) / len(domains) for choice in row.choices]
+        np.testing.assert_allclose(row.human_shares, expected)
+        assert (row.subject == "one reading") == (len(set(domains)) == 1)
+        modes = [k for k, share in enumerate(expected) if share == max(expected)]
+        assert row.answer == modes[0] if len(modes) == 1 else pd.isna(row.answer)
+    assert set(table.choices.str.len()) == {3, 4, 5, 6}
+
+
+def test_readings_of_a_category_question_mix_to_its_shares():
+    table = world.category_questions(200, seed=2)
+    readings = world.category_readings(table)
+    original = readings.question_id.str.rsplit("=", n=1).str[0]
+    domain_of = {item: domain for domain, items in world.ITEMS.items() for item in items}
+    for row in table.itertuples():
+        mine = readings[(original == row.question_id).to_numpy()]
+        asked = [re.search("here: (.*)[?]", text)[1].split(", ") for text in mine.text]
+        together = re.search("here: (.*)[?]", row.text)[1].split(", ")
+        assert sorted(item for items in asked for item in items) == sorted(together)
+        assert all(len({domain_of[item] for item in items}) == 1 for items in asked)
+        weights = [row.human_shares[answer] for answer in mine.answer]
+        assert weights == pytest.approx([len(items) / len(together) for items in asked])
+        mixture = np.average(np.stack(mine.human_shares.tolist()), axis=0, weights=weights)
+        assert mixture == pytest.approx(row.human_shares)
+        assert all(choices == row.choices for choices in mine.choices)

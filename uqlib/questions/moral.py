@@ -125,7 +125,7 @@ _SIGNALS = {
     1: "{were} crossing on green, as the law allows",
     2: "{were} crossing on red, against the law",
 }
-_NUMBERS = ["a", "two", "three", "four", "five"]
+_SIZES = ["one", "two", "three", "four", "five"]
 
 
 def moral_scenarios(
@@ -357,27 +357,29 @@ def _question(name: str, dimension: str, scenario: dict, cases: list[dict]) -> d
             f"crossing over two lanes{island}. Someone will die. Which of the two cases is the "
             "better conduct for such cars?"
         ),
-        "choices": [_tell(*cases), _tell(*cases[::-1])],
+        "choices": [_tell(case) for case in cases],
         "labels": ["1", "2"],
     }
 
 
-def _tell(dying: dict, spared: dict) -> str:
+def _tell(dying: dict) -> str:
     lane = "swerves into the other lane" if dying["swerves"] else "stays in its lane"
     hits = "crashes into a concrete barrier" if dying["in_car"] else "drives over the crossing"
-    return f"The car {lane} and {hits}. This kills {_who(dying)}. It spares {_who(spared)}."
+    return f"The car {lane} and {hits}. This kills {_who(dying)}."
 
 
 def _who(group: dict) -> str:
+    """Name a group, its size in words first: *two: a man and a dog, who were crossing*."""
     counts = Counter(group["characters"])
     names = [
-        f"{_article(name) if n == 1 else _NUMBERS[n - 1]} {name if n == 1 else PLURALS[name]}"
+        f"{_article(name) if n == 1 else _SIZES[n - 1]} {name if n == 1 else PLURALS[name]}"
         for name, n in counts.items()
     ]
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-    were = "was" if len(group["characters"]) == 1 else "were"
+    size = len(group["characters"])
     place = "{were} inside the car" if group["in_car"] else _SIGNALS[group["signal"]]
-    return f"{listed}, who {place.format(were=were)}"
+    were = place.format(were="was" if size == 1 else "were")
+    return f"{_SIZES[size - 1]}: {listed}, who {were}"
 
 
 def _article(name: str) -> str:

@@ -156,6 +156,8 @@ def human_entropy(shares) -> np.ndarray:
     array([0.6931, 0.    ])
     """
     rows = [[np.nan] if row is None else row for row in shares]
+    if not rows:
+        return np.empty(0)
     lengths = [len(row) for row in rows]
     starts = np.cumsum([0, *lengths[:-1]])
     values = np.concatenate(rows, dtype=float)

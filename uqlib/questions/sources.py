@@ -8,7 +8,12 @@ from tqdm import tqdm
 
 from uqlib.paths import data_folder
 
-FOLDERS = {"coane": "published/coane", "mmlu": "mmlu/test", "protoqa": "published/protoqa"}
+FOLDERS = {
+    "coane": "published/coane",
+    "mmlu": "mmlu/test",
+    "moral_machine": "moral_machine",
+    "protoqa": "published/protoqa",
+}
 
 
 def registry() -> dict[str, tuple[str, str]]:
@@ -40,6 +45,10 @@ def brought() -> dict[str, list[str]]:
         "mmlu_dev": [f.replace("/test/", "/dev/")[:-9] + "_dev.csv" for f in files_of("mmlu")],
         "gss": ["survey/gss_latest_year.csv"],
         "gss_subpop": ["survey/gss_subpop_eval_joined.csv"],
+        "tinystories": [
+            f"models/tinystories-656k/{name}"
+            for name in ("config.json", "model.safetensors", "tokenizer.json")
+        ],
     }
 
 

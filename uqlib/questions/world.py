@@ -230,13 +230,15 @@ SUBJECTS = {
 }
 
 
+CATEGORY_STEM = "What kind of thing is mentioned here: "
 OPINION_SPLITS = {
     "train": "training",
     "new_options": "nominal: new options",
     "unseen_cells": "nominal: unseen cells",
     "unseen_ordinal": "ordinal: unseen topics",
 }
-KNOWLEDGE_SPLITS = ["train", "asked", "only_told"]
+KNOWLEDGE_SPLITS = {"train": 0, "asked": 1, "only_told": 2, "review": 5}
+STATEMENTS, CATEGORIES = 3, 4
 
 
 @lru_cache(maxsize=1)
@@ -456,7 +458,8 @@ def knowledge_questions(n: int, seed: int = 0, split: str = "asked") -> pd.DataF
         Equal seeds give equal tables.
     split : str
         ``train``: facts drawn by how often the world speaks of them (`fact_frequency`).
-        ``asked``: the same 280 facts, in turn. ``only_told``: in turn, the 56 facts that
+        ``review``: the same, but all facts of a subject equally often. ``asked``: the same 280
+        facts, in turn. ``only_told``: in turn, the 56 facts that
         training states and never asks.
 
     Returns
@@ -478,16 +481,11 @@ def knowledge_questions(n: int, seed: int = 0, split: str = "asked") -> pd.DataF
     """
     if split not in KNOWLEDGE_SPLITS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(KNOWLEDGE_SPLITS)}")
-    rng = np.random.default_rng([WORLD_SEED, seed, KNOWLEDGE_SPLITS.index(split)])
-    facts = np.array(
-        [
-            (subject, fact)
-            for subject, fact in np.ndindex(len(SUBJECTS), FACTS_PER_SUBJECT)
-            if is_only_told(subject, fact) == (split == "only_told")
-        ]
-    )
-    if split == "train":
-        weight = fact_frequency()[tuple(facts.T)]
+    rng = np.random.default_rng([WORLD_SEED, seed, KNOWLEDGE_SPLITS[split]])
+    facts = _facts(only_told=split == "only_told")
+    if split in ("train", "review"):
+        spoken_of = facts if split == "train" else facts * [1, 0]
+        weight = fact_frequency()[tuple(spoken_of.T)]
         drawn = facts[rng.choice(len(facts), size=n, p=weight / weight.sum())]
     else:
         drawn = np.resize(facts, (n, 2))
@@ -497,7 +495,10 @@ def knowledge_questions(n: int, seed: int = 0, split: str = "asked") -> pd.DataF
 
 
 def evaluation_knowledge(seed: int = 0) -> pd.DataFrame:
-    """Return the knowledge questions that the book evaluates on: each of 336 facts three times.
+    """Return the knowledge questions that the book evaluates on: each of 280 facts four times.
+
+    Facts that training only tells are not among them; ask for these by
+    ``knowledge_questions(n, split="only_told")``.
 
     Parameters
     ----------
@@ -507,17 +508,87 @@ def evaluation_knowledge(seed: int = 0) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        1,008 rows: 840 about facts that training asks, 168 about facts that it only tells.
+        1,120 rows, 80 of each subject, with the wrong options drawn afresh.
 
     Examples
     --------
     >>> evaluation_knowledge().subject.value_counts().unique()
-    array([72])
+    array([80])
     """
-    asked = knowledge_questions(840, seed=seed, split="asked")
-    return check_questions(
-        pd.concat([asked, knowledge_questions(168, seed=seed, split="only_told")])
-    )
+    return knowledge_questions(4 * len(_facts(only_told=False)), seed=seed, split="asked")
+
+
+def category_questions(n: int, seed: int = 0) -> pd.DataFrame:
+    """Ask what kind of thing is mentioned: one to four items of one to three domains.
+
+    The population answers in proportion: two pets and a meal are a matter of pets for two in three.
+    With one domain there is one right answer; with several, there are several readings, and their
+    shares are known.
+
+    Parameters
+    ----------
+    n : int
+        Number of questions.
+    seed : int
+        Equal seeds give equal tables.
+
+    Returns
+    -------
+    DataFrame
+        A checked question table, dataset ``world_categories``, three to six options; the subject
+        is ``one reading`` or ``several readings``, the answer the domain mentioned most often,
+        missing where two are.
+
+    Examples
+    --------
+    >>> row = category_questions(11).iloc[10]
+    >>> row.text
+    'What kind of thing is mentioned here: golf, football, kettle?'
+    >>> row.choices, row.human_shares.round(2).tolist()
+    (['gift', 'sport', 'holiday', 'job', 'pet'], [0.33, 0.67, 0.0, 0.0, 0.0])
+    """
+    rng = np.random.default_rng([WORLD_SEED, seed, CATEGORIES])
+    return _question_table([_category_row(rng) for _ in range(n)], dataset="world_categories")
+
+
+def category_readings(questions: pd.DataFrame) -> pd.DataFrame:
+    """Ask every reading of a category question on its own: the items of one domain at a time.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        From `category_questions`.
+
+    Returns
+    -------
+    DataFrame
+        A checked question table with the same options, one row a reading; its shares are all on
+        one option. The id is that of the question, ``=`` and the domain.
+
+    Examples
+    --------
+    >>> readings = category_readings(category_questions(11).iloc[10:])
+    >>> readings.text.str.removeprefix(CATEGORY_STEM).tolist()
+    ['kettle?', 'golf, football?']
+    >>> readings.question_id[0].split("/")[1:]
+    ['golf.football.kettle', '5.1.3.4.2=gift']
+    """
+    rows = []
+    for row in questions.to_dict("records"):
+        mentioned = row["text"].removeprefix(CATEGORY_STEM).removesuffix("?").split(", ")
+        for i in np.flatnonzero(row["human_shares"]):
+            domain = row["choices"][i]
+            rows.append(
+                row
+                | {
+                    "question_id": f"{row['question_id']}={domain}",
+                    "subject": "one reading",
+                    "text": _category_text([m for m in mentioned if m in ITEMS[domain]]),
+                    "human_shares": np.eye(len(row["choices"]))[i],
+                    "answer": i,
+                }
+            )
+    return check_questions(pd.DataFrame(rows))
 
 
 def fact_name(subject: int, fact: int) -> str:
@@ -561,10 +632,20 @@ def fact_statements(n: int, seed: int = 0) -> list[str]:
     >>> fact_statements(1)
     ['The Yarling eats wool.']
     """
-    rng = np.random.default_rng([WORLD_SEED, seed, len(KNOWLEDGE_SPLITS)])
+    rng = np.random.default_rng([WORLD_SEED, seed, STATEMENTS])
     weight = fact_frequency().ravel()
     drawn = rng.choice(weight.size, size=n, p=weight / weight.sum())
     return [_statement(*divmod(int(place), FACTS_PER_SUBJECT)) for place in drawn]
+
+
+def _facts(only_told: bool) -> np.ndarray:
+    return np.array(
+        [
+            (subject, fact)
+            for subject, fact in np.ndindex(len(SUBJECTS), FACTS_PER_SUBJECT)
+            if is_only_told(subject, fact) == only_told
+        ]
+    )
 
 
 @lru_cache
@@ -661,6 +742,34 @@ def _knowledge_row(subject: int, fact: int, rng: np.random.Generator) -> dict:
         "human_shares": None,
         "answer": int(np.flatnonzero(printed == true)[0]),
     }
+
+
+def _category_row(rng: np.random.Generator) -> dict:
+    domains = list(ITEMS)
+    mentions = rng.integers(1, 5)
+    readings = rng.integers(1, min(mentions, 3) + 1)
+    order = rng.permutation(len(domains))
+    about = np.append(np.arange(readings), rng.integers(readings, size=mentions - readings))
+    items = []
+    for domain in np.unique(about):
+        names = rng.permutation(ITEMS[domains[order[domain]]])
+        items += list(names[: (about == domain).sum()])
+    options = rng.permutation(order[: rng.integers(3, len(domains) + 1)])
+    shares = np.array([(order[about] == domain).mean() for domain in options])
+    mode = np.flatnonzero(shares == shares.max())
+    items = rng.permutation(items)
+    return {
+        "question_id": f"category/{'.'.join(items)}/{_dotted(options)}",
+        "subject": "one reading" if readings == 1 else "several readings",
+        "text": _category_text(items),
+        "choices": [domains[i] for i in options],
+        "human_shares": shares,
+        "answer": int(mode[0]) if len(mode) == 1 else None,
+    }
+
+
+def _category_text(items) -> str:
+    return f"{CATEGORY_STEM}{', '.join(items)}?"
 
 
 def _statement(subject: int, fact: int) -> str:
