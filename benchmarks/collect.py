@@ -10,7 +10,6 @@ chapter 14 shows.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from shapes import SHAPES, product_flops, product_rate
+from shapes import SHAPES, device_name, product_flops, product_rate
 
 from uqlib.artifacts import write_text
 from uqlib.forward import computed_tokens, plan_batches
@@ -159,14 +158,6 @@ def run_once(args, way, folder, path):
     options = ask(worker, path)["options"]
     finish(worker)
     return options
-
-
-def device_name(device):
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The randomly initialised models that are timed, and what their matrix products cost."""
+"""The randomly initialised models that are timed, what their products cost, and on what device."""
 
+import platform
 import time
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -130,3 +132,12 @@ def product_rate(
             repeats += 1
     elapsed = clock() - started
     return repeats * tokens * sum(2 * weight.numel() for weight in weights) / elapsed
+
+
+def device_name(device):
+    """Name the graphics card, or the processor, that a record was made on."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

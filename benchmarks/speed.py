@@ -13,14 +13,13 @@ so that other work on the machine matters less; on a card it is the clock. Write
 import argparse
 import copy
 import json
-import platform
 import resource
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from shapes import SHAPES, make_model, product_rate
+from shapes import SHAPES, device_name, make_model, product_rate
 
 from uqlib.artifacts import write_text
 from uqlib.collect import plan_collection, run_plan
@@ -149,14 +148,6 @@ def difference(args, tokenizer, asked):
         tables.append(run_plan(LanguageModel("m", placed, tokenizer, {}), plan))
     pairs = zip(*(table["choice_log_probs"] for table in tables), strict=True)
     return float(max(np.abs(np.subtract(a, b)).max() for a, b in pairs))
-
-
-def device_name(device):
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if platform.system() == "Linux" else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

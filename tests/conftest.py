@@ -42,6 +42,15 @@ def make_tokenizer(space_labels: bool = True, words: str = "") -> PreTrainedToke
     )
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Let torch compute on one thread, as trainings that repeat to the bit do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer()

@@ -43,13 +43,7 @@ from uqlib.sua_training import (
 
 LOGITS = arrays(float, (5, 3), elements=st.floats(-3, 3))
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

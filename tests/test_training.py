@@ -8,13 +8,7 @@ from uqlib.checkpoints import checkpoint_state
 from uqlib.corpus import build_corpus, corpus_questions, corpus_tokenizer
 from uqlib.training import changed_answers, new_model, own_answers, train, tune, zoo_loss
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

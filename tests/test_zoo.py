@@ -3,7 +3,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from uqlib import zoo
 from uqlib.artifacts import sha256_of_file
@@ -20,13 +19,7 @@ ZOO = sorted(path.parent.name for path in (ROOT / "zoo").glob("*/model.safetenso
 REFERENCE = [f"llama-0.3m-{subject}" for subject in ("base", *SUBJECTS)]
 MOST_BYTES = 30_000_000
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -245,8 +245,8 @@ def build_corpus(
             )
         )
     nothing = np.empty(0, dtype=int)
-    for text in texts:
-        ids = tokenizer(text + tokenizer.eos_token)["input_ids"]
+    ended = [text + tokenizer.eos_token for text in texts]
+    for ids in tokenizer(ended)["input_ids"] if ended else []:
         examples.append(Example("text", np.array(ids), -1, nothing, np.empty(0), np.nan))
     return examples
 

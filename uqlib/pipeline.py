@@ -447,14 +447,15 @@ def _check_keys(entry: dict, kinds: dict, place: str, optional: dict | None = No
 
 def _check_study(entry: dict, place: str, declared: list[str]) -> None:
     for key in COLLECT_OPTIONS:
-        if entry.get(key, 1) < (key == "parts" or key == "threads"):
+        if entry.get(key, 1) < (0 if key == "gpus" else 1):
             raise ValueError(f"{place}: {key} must be positive, not {entry[key]!r}")
     for key in entry["settings"]:
         if key not in declared:
             known = ", ".join(declared)
             raise ValueError(f"{place}.settings: unknown key {key!r}; known: {known}")
+    datasets = question_sizes().index
     for dataset in entry["questions"]:
-        if dataset not in question_sizes().index:
+        if dataset not in datasets:
             raise ValueError(f"{place}: questions: unknown data set {dataset!r}")
     styles = str(entry["settings"].get("prompt_style", "survey")).split(",")
     if len(styles) not in (1, len(entry["questions"])):

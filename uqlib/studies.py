@@ -195,8 +195,10 @@ def zoo_models() -> list[str]:
 
 def _built(study: str, need: str, responses: Path, questions: Path, without: list[str]):
     for path in sorted(questions.glob("*.parquet")):
+        if path.stem in without:
+            continue
         table = read_parquet(path)
-        if path.stem in without or table[need].isna().any():
+        if table[need].isna().any():
             continue
         asked = read_responses(responses, study, path.stem)
         if len(asked):
