@@ -272,6 +272,30 @@ def calibration_error(confidence, correct, index) -> float:
     return float(np.abs(np.bincount(index, gaps)).sum() / len(gaps))
 
 
+def resampled_error(confidence, correct, index, weights) -> np.ndarray:
+    """Calibration error for each set of weights, bins and confidences held fixed.
+
+    Parameters
+    ----------
+    confidence, correct, index
+        As in `calibration_error`.
+    weights : array_like, shape (b, n)
+        Whole numbers, how often each question occurs; every row sums to n.
+
+    Returns
+    -------
+    ndarray of float64, shape (b,)
+
+    Examples
+    --------
+    >>> resampled_error([0.9, 0.6], [1, 0], [8, 5], [[1, 1], [2, 0]]).round(3)
+    array([0.35, 0.1 ])
+    """
+    gaps = np.zeros((len(index), int(np.max(index)) + 1))
+    gaps[np.arange(len(index)), index] = np.asarray(correct, dtype=float) - confidence
+    return np.abs(np.asarray(weights, dtype=float) @ gaps).sum(axis=1) / len(index)
+
+
 def calibration_error_interval(
     confidence, correct, index, replicates: int, seed: int
 ) -> tuple[float, float]:
@@ -280,14 +304,8 @@ def calibration_error_interval(
     A resampled error is larger than the estimate on average, because no absolute value is ever
     negative; the percentile interval is moved down by that difference, and ends at 0.
     """
-    gaps = np.zeros((len(index), int(np.max(index)) + 1))
-    gaps[np.arange(len(index)), index] = np.asarray(correct, dtype=float) - confidence
-    drawn = np.concatenate(
-        [
-            np.abs(weights @ gaps).sum(axis=1) / len(index)
-            for weights in bootstrap_blocks(len(index), replicates, seed)
-        ]
-    )
+    blocks = bootstrap_blocks(len(index), replicates, seed)
+    drawn = np.concatenate([resampled_error(confidence, correct, index, w) for w in blocks])
     bias = drawn.mean() - calibration_error(confidence, correct, index)
     low, high = interval(drawn)
     return max(float(low - bias), 0.0), float(high - bias)
