@@ -34,6 +34,7 @@ from uqlib.training import train_base, tune
 FAMILIES = {
     ("mistral-1.3m", 0): ["instruct"],
     ("mistral-0.5m", 0): ["instruct"],
+    ("llama-0.9m", 0): ["instruct"],
     ("llama-0.3m", 0): ["instruct", "overconfident", "position-biased"],
     ("llama-0.1m", 0): ["instruct"],
     ("llama-0.1m", 1): [],
