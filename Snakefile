@@ -246,7 +246,7 @@ for notebook in CHAPTERS:
 rule ledger:
     input:
         notebook="notebooks/90_ledger.ipynb",
-        code=code("ledger", "paths", "artifacts"),
+        code=ANALYSIS,
         claims="book/claims.yaml",
         results=[f"{RESULTS}/{notebook}" for notebook in CHAPTERS] + [f"{RESULTS}/74_published_outputs"],
     output:

@@ -18,6 +18,13 @@ MEASURE_LABELS = {
     **{f"top_p_size_{p}": f"top-p size, p = .{p}" for p in TOP_P},
     **{f"top_p_entropy_{p}": f"top-p entropy, p = .{p}" for p in TOP_P},
 }
+VERDICT_COLOURS = {
+    "reproduced": PALETTE[2],
+    "not reproduced": PALETTE[1],
+    "artefact": PALETTE[8],
+    "refuted": PALETTE[4],
+    "not testable here": "0.85",
+}
 FAMILY_LABELS = {
     "temperature": "temperature",
     "options": "number of plausible tokens",
@@ -322,3 +329,29 @@ def loss_terms(records: pd.DataFrame, terms: list[str]) -> None:
     fig.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
     )
+
+
+def verdict_bars(counts: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw how many claims of each paper met each verdict, as stacked bars.
+
+    Segments of more than three claims show their number.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        One row a paper, in the order to draw; one column a verdict of `ledger.VERDICTS`.
+    ax : Axes
+
+    Returns
+    -------
+    Axes
+    """
+    left = 0 * counts.sum(axis=1)
+    for verdict, colour in VERDICT_COLOURS.items():
+        bars = ax.barh(counts.index, counts[verdict], left=left, color=colour, label=verdict)
+        ax.bar_label(bars, [n if n > 3 else "" for n in counts[verdict]], label_type="center", fontsize=8)
+        left = left + counts[verdict]
+    ax.invert_yaxis()
+    ax.set(xlabel="claims")
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.4, 1), fontsize=8)
+    return ax
