@@ -20,6 +20,9 @@ RESPONDERS = [
     controls.position_biased,
     controls.label_biased,
     controls.biased_when_unsure,
+    controls.habitual,
+    controls.any_person,
+    controls.knows_when_it_agrees,
 ]
 
 
@@ -35,7 +38,8 @@ def test_probabilities_fit_the_options_and_seeds_reproduce(responder, questions)
 
 def test_responders_without_content_do_not_see_the_truth(questions):
     other = questions.assign(human_shares=[np.array(s)[::-1] for s in questions.human_shares])
-    for responder in (controls.uniform, controls.blind, controls.blind_to_count, controls.in_order):
+    blind = (controls.uniform, controls.blind, controls.blind_to_count, controls.in_order)
+    for responder in (*blind, controls.habitual):
         for p, q in zip(responder(questions), responder(other), strict=True):
             assert np.array_equal(p, q)
 
@@ -155,3 +159,32 @@ def test_preferences_are_the_share_saved_in_every_dimension():
         elif group.crossing_signal:
             gain += sign * (1 if group.crossing_signal == 1 else -1) * effects["law"]
     assert first[row.question_id] == pytest.approx(0.5 + gain / 4)
+
+
+def test_any_person_answers_as_often_as_people_do_and_is_as_unsure():
+    shares = [0.2, 0.5, 0.3]
+    many = pd.DataFrame({"human_shares": [shares] * 4000})
+    found = np.array(controls.any_person(many, seed=1, spread=0))
+    answered = np.bincount(found.argmax(axis=1)) / len(found)
+    np.testing.assert_allclose(answered, shares, atol=0.02)
+    np.testing.assert_allclose(np.sort(found), np.sort(np.tile(shares, (4000, 1))), atol=1e-9)
+    spread = entropy(np.array(controls.any_person(many, seed=1)), axis=1)
+    agrees = found.argmax(axis=1) == 1
+    assert abs(spread[agrees].mean() - spread[~agrees].mean()) < 0.01
+
+
+def test_who_knows_when_it_agrees_is_sure_of_the_most_popular_option():
+    many = pd.DataFrame({"human_shares": [[0.2, 0.5, 0.3]] * 2000})
+    found = np.array(controls.knows_when_it_agrees(many, seed=1, rate=0.6))
+    sure = found.max(axis=1) > 0.75
+    assert sure.mean() == pytest.approx(0.4, abs=0.03)
+    assert (found[sure].argmax(axis=1) == 1).all()
+    assert (found[~sure].argmax(axis=1) == 1).mean() == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_habit_prefers_the_first_options():
+    many = pd.DataFrame({"choices": [list("abc")] * 3000})
+    answered = np.bincount(np.argmax(controls.habitual(many, seed=1, step=1), axis=1))
+    assert answered[0] > 1.5 * answered[1] > 2 * answered[2] > 0
+    even = np.bincount(np.argmax(controls.habitual(many, seed=1, step=0), axis=1))
+    np.testing.assert_allclose(even / 3000, 1 / 3, atol=0.03)

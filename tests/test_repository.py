@@ -93,11 +93,12 @@ def test_weights_travel_as_safetensors_only():
 def test_modules_import_only_from_their_left():
     order = [
         "paths", "artifacts", "processes", "checkpoints", "questions", "prompts", "measures",
-        "shapes", "forward", "models", "responses", "dropout", "collect", "populations", "controls",
-        "published", "studies", "resampling", "significance", "conjoint", "decomposition",
-        "moral_alignment", "alignment", "calibration", "reliability", "jensen_shannon", "selective",
-        "scoreboard", "sensitivity", "abstention", "corpus", "training", "sua_training", "zoo", "figures",
-        "playground", "ledger", "planning", "pipeline",
+        "shapes", "forward", "models", "responses", "dropout", "collect", "populations",
+        "controls", "published", "studies", "resampling", "significance", "conjoint",
+        "decomposition", "moral_alignment", "alignment", "calibration", "reliability",
+        "jensen_shannon", "selective", "agreement", "scoreboard", "sensitivity", "abstention",
+        "corpus", "training", "sua_training", "zoo", "figures", "playground", "ledger",
+        "planning", "pipeline",
     ]  # fmt: skip
     for file in (ROOT / "uqlib").rglob("*.py"):
         room = file.relative_to(ROOT / "uqlib").parts[0].removesuffix(".py")

@@ -183,6 +183,72 @@ def biased_when_unsure(
     return rows
 
 
+def habitual(
+    questions: pd.DataFrame, seed: int = 0, sd: float = 1.0, step: float = 0.5
+) -> list[np.ndarray]:
+    """Spread over the options at random, with a liking for the first: blind to content.
+
+    Parameters
+    ----------
+    questions : DataFrame
+    seed : int
+    sd : float
+        Standard deviation of the options' independent normal logits.
+    step : float
+        By how much their mean falls from each option to the next.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = [len(choices) for choices in questions["choices"]]
+    return [softmax(rng.normal(0, sd, n) - step * np.arange(n)) for n in lengths]
+
+
+def any_person(questions: pd.DataFrame, seed: int = 0, spread: float = 0.3) -> list[np.ndarray]:
+    """Answer as a person drawn at random, exactly as unsure as people are divided, but for noise.
+
+    The shares of people, in which the most popular option and the one drawn change places. Given
+    the shares, whether the answer agrees with most people has nothing to do with how certain it is.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        With human shares.
+    seed : int
+    spread : float
+        Standard deviation of the logarithm of a temperature drawn for each question.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for shares in questions["human_shares"]:
+        shares = np.asarray(shares, dtype=float)
+        drawn, top = rng.choice(len(shares), p=shares / shares.sum()), shares.argmax()
+        logits = np.log(np.maximum(shares, FLOOR)) / np.exp(spread * rng.normal())
+        logits[[drawn, top]] = logits[[top, drawn]]
+        rows.append(softmax(logits))
+    return rows
+
+
+def knows_when_it_agrees(
+    questions: pd.DataFrame, seed: int = 0, rate: float = 0.5
+) -> list[np.ndarray]:
+    """Give the most popular answer and be sure, or guess and be unsure, however divided people are.
+
+    Parameters
+    ----------
+    questions : DataFrame
+        With human shares.
+    seed : int
+    rate : float
+        Probability of being unsure.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for shares in questions["human_shares"]:
+        n, sure = len(shares), rng.random() >= rate
+        position = int(np.argmax(shares)) if sure else rng.integers(n)
+        rows.append(_leaning(position, n, sure, rng))
+    return rows
+
+
 def content_free(
     questions: pd.DataFrame, seed: int = 0, bias: float = 3.0, sd: float = 1.0
 ) -> list[np.ndarray]:
