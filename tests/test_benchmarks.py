@@ -56,3 +56,19 @@ def test_shares_by_hand():
     (row,) = measured_shares(record).itertuples()
     assert row.predicted == pytest.approx(operations / 100)
     assert row.share == pytest.approx(operations / 100 / 30)
+
+
+def test_asking_about_each_option_is_recorded_with_and_without_sharing(benchmarks, tmp_path):
+    folder = data_folder() / "tokenizers/smollm2-135m"
+    if missing_files("mmlu") or missing_files("coane") or not folder.exists():
+        pytest.skip("MMLU, the norms or the tokenizer of SmolLM2 are not in the data folder")
+    small = ["--shapes", "llama-2m", "--questions", "3", "--rounds", "1"]
+    benchmarks("counterfactual").main([*small, "--results", str(tmp_path)])
+    record = json.loads((tmp_path / "counterfactual_cpu.json").read_text())
+    runs = {(run["dataset"], run["way"], run["shared"]): run for run in record["runs"]}
+    assert len(runs) == 8
+    for dataset in ("coane", "mmlu"):
+        whole, shared = (runs[dataset, "counterfactual", s] for s in (False, True))
+        assert whole["prompts"] == 12 and whole["tokens"] == shared["tokens"]
+        assert shared["computed"] < whole["tokens"] <= whole["computed"]
+        assert shared["largest_difference"] < 1e-4

@@ -18,6 +18,7 @@ from uqlib.collect import (
     plan_collection,
 )
 from uqlib.dropout import attention_dropout, row_seed
+from uqlib.forward import computed_tokens, plan_batches
 from uqlib.measures import MEASURES, choice_entropy, vocabulary_measures
 from uqlib.models import encode_prompts, option_tokens
 from uqlib.prompts import render
@@ -65,6 +66,11 @@ def test_one_prompt_for_each_option_when_asked_counterfactually(loaded_model, qu
             log_probs = network(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
         yes = plan.options[i][0]
         assert responses.choice_log_probs[i][0] == pytest.approx(log_probs[yes].item(), abs=1e-5)
+    assert computed_tokens(plan.prompts, plan.batches) < sum(map(len, plan.prompts))
+    whole = plan_batches(plan.prompts, 512, share_prefixes=False)
+    alone = collection.run_plan(asked, replace(plan, batches=whole))
+    for shared, plain in zip(responses.choice_log_probs, alone.choice_log_probs, strict=True):
+        np.testing.assert_allclose(shared, plain, atol=1e-5)
 
 
 def test_the_order_of_questions_does_not_matter(model, questions):

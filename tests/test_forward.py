@@ -65,6 +65,25 @@ def test_small_families_of_like_length_go_together():
     assert computed_tokens(prompts, [batch]) == 3 * 20 + 12
 
 
+def test_a_question_is_computed_once_for_all_answers_proposed_to_it():
+    ending = [7, 8, 9]
+    lengths, options = [20, 35, 50], [2, 5, 3]
+    prompts = [
+        [question] * length + [100 + k, *ending]
+        for question, (length, n) in enumerate(zip(lengths, options, strict=True))
+        for k in range(n)
+    ]
+    batches = plan_batches(prompts, batch_tokens=60)
+    assert sorted((len(batch.rows), batch.shared) for batch in batches) == [
+        (2, 20),
+        (3, 50),
+        (5, 35),
+    ]
+    assert computed_tokens(prompts, batches) == sum(lengths) + 4 * sum(options)
+    plain = plan_batches(prompts, batch_tokens=60, share_prefixes=False)
+    assert computed_tokens(prompts, plain) >= sum(map(len, prompts))
+
+
 def test_shared_beginnings_change_nothing(model):
     rng = np.random.default_rng(0)
     draw = lambda n: rng.integers(2, 300, n).tolist()

@@ -33,6 +33,12 @@ def test_braces_in_a_question_are_text():
     assert "{text} and {0}" in render("{text} and {0}", ["{a}", "b"], ["A", "B"])
 
 
+def test_a_prompt_written_elsewhere_is_sent_as_it_is():
+    text = "<s>Tea?\nA. {yes}\nB. no\nAnswer:{"
+    assert render(text, ["{yes}", "no"], ["A", "B"], "verbatim") == text
+    assert not template("verbatim").bos
+
+
 def test_unknown_styles_name_the_known_ones():
     with pytest.raises(ValueError, match="survey, survey_published"):
         render("Tea?", ["yes", "no"], ["A", "B"], "surwey")

@@ -3,7 +3,8 @@
 `survey` puts a question as Figure 1 of Moore et al. (2025) prints it, `survey_published` as their
 released code sent it. `few_shot` is the form of Hendrycks et al. (2020), with or without solved
 examples. `counterfactual` and `judge` ask about one proposed answer at a time. `dilemma` puts two
-cases; `dilemma_published` ends as the released code of Kwon et al. (2025) does.
+cases; `dilemma_published` ends as the released code of Kwon et al. (2025) does. `verbatim` sends
+the text of a question as it is: a prompt that was written elsewhere.
 """
 
 import hashlib
@@ -105,6 +106,14 @@ TEMPLATES = {
         after="Case ",
         bos=True,
         joint=False,
+    ),
+    "verbatim": Template(
+        before="",
+        question="{text}",
+        choice="",
+        after="",
+        bos=False,
+        joint=True,
     ),
 }
 
