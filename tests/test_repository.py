@@ -96,8 +96,8 @@ def test_modules_import_only_from_their_left():
         "shapes", "forward", "models", "responses", "dropout", "collect", "populations", "controls",
         "published", "studies", "resampling", "significance", "conjoint", "decomposition",
         "moral_alignment", "alignment", "calibration", "reliability", "jensen_shannon", "selective",
-        "sensitivity", "abstention", "corpus", "training", "sua_training", "zoo", "figures",
-        "playground", "ledger", "planning", "pipeline",
+        "open_answers", "sensitivity", "abstention", "corpus", "training", "sua_training", "zoo",
+        "figures", "playground", "ledger", "planning", "pipeline",
     ]  # fmt: skip
     for file in (ROOT / "uqlib").rglob("*.py"):
         room = file.relative_to(ROOT / "uqlib").parts[0].removesuffix(".py")
