@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from uqlib.forward import (
     Batch,
     computed_tokens,
+    continued_log_probs,
     next_token_log_probs,
     plan_batches,
     prefix_reader,
     shares_prefixes,
+    step_log_probs,
 )
 
 PROMPTS = st.lists(
@@ -139,3 +141,20 @@ def test_a_model_that_looks_ahead_gets_whole_passes(model, monkeypatch):
 
     monkeypatch.setattr(model.network, "forward", looks_ahead)
     assert not shares_prefixes(model.network)
+
+
+def test_steps_and_continuations_agree_with_whole_passes(model):
+    prompts, more = [[5, 6, 7], [8, 9, 10]], [[11], [12]]
+    log_probs, states = step_log_probs(model.network, prompts)
+    for row, prompt in zip(log_probs, prompts, strict=True):
+        torch.testing.assert_close(row.double(), single(model, prompt), atol=1e-5, rtol=0)
+    log_probs, states = step_log_probs(model.network, more, states)
+    for row, a, b in zip(log_probs, prompts, more, strict=True):
+        torch.testing.assert_close(row.double(), single(model, a + b), atol=1e-5, rtol=0)
+    endings, rows = [[13, 14], [15], [16, 17, 18]], [1, 0, 1]
+    for _ in range(2):
+        found = continued_log_probs(model.network, endings, states, rows)
+        for row, i, end in zip(found, rows, endings, strict=True):
+            whole = single(model, prompts[i] + more[i] + end)
+            torch.testing.assert_close(row.double(), whole, atol=1e-5, rtol=0)
+        assert states.get_seq_length() == 4

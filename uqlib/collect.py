@@ -373,6 +373,37 @@ def choice_log_probs(log_probs: torch.Tensor, options: list[list[list[int]]]) ->
     return [values[: len(row)] for values, row in zip(summed, options, strict=True)]
 
 
+def reduced(log_probs: torch.Tensor, options: list[list[list[int]]]) -> dict:
+    """Reduce next-token distributions to what a response table keeps of them.
+
+    Parameters
+    ----------
+    log_probs : Tensor of float32, shape (batch, V)
+    options : list of list of list of int
+        For each row and label, the tokens that stand for it.
+
+    Returns
+    -------
+    dict of array_like, each as long as the batch
+        `n_choices`, `choice_log_probs`, `option_mass`, `predicted` and the measures.
+
+    Examples
+    --------
+    >>> row = reduced(torch.tensor([[0.5, 0.25, 0.25]]).log(), [[[0], [2]]])
+    >>> row["predicted"], row["option_mass"], round(row["choice_entropy"][0], 3)
+    ([0], [0.75], 0.918)
+    """
+    choices = choice_log_probs(log_probs, options)
+    return {
+        "n_choices": [len(choice) for choice in choices],
+        "choice_log_probs": choices,
+        "option_mass": [float(min(np.exp(choice).sum(), 1)) for choice in choices],
+        "predicted": [int(choice.argmax()) for choice in choices],
+        "choice_entropy": [choice_entropy(choice).item() for choice in choices],
+        **{name: value.cpu().numpy() for name, value in vocabulary_measures(log_probs).items()},
+    }
+
+
 def _halving(
     network: PreTrainedModel,
     prompts: list[list[int]],
@@ -408,25 +439,18 @@ def _ask(model: LanguageModel, plan: Plan, batch: Batch, read, bar: tqdm) -> pd.
     except FloatingPointError as error:
         bad = rows["question_id"].iloc[error.args[1][0]]
         raise ValueError(f"{model.name}, question {bad}: {error.args[0]}") from None
-    choices = choice_log_probs(log_probs, [plan.options[i] for i in batch.rows])
-    measures = {name: value.cpu().numpy() for name, value in vocabulary_measures(log_probs).items()}
     frame = pd.DataFrame(
         {
             "model": model.name,
             "dataset": rows["dataset"].to_numpy(),
             "question_id": rows["question_id"].to_numpy(),
-            "n_choices": [len(choice) for choice in choices],
-            "choice_log_probs": choices,
-            "option_mass": [min(np.exp(choice).sum(), 1) for choice in choices],
-            "predicted": [choice.argmax() for choice in choices],
+            **reduced(log_probs, [plan.options[i] for i in batch.rows]),
             "condition": plan.manifest["condition"],
             "dropout_rate": rate,
             "pass_index": rows["pass_index"].to_numpy(),
             "prompt_style": plan.manifest["prompt_style"],
             "label_style": plan.manifest["label_style"],
             "shots": plan.manifest["shots"],
-            "choice_entropy": [choice_entropy(choice).item() for choice in choices],
-            **measures,
         }
     )
     bar.update(len(rows))

@@ -190,18 +190,70 @@ def next_token_log_probs(
         beginnings = _beginnings(prompts, shared)
         states = (read or prefix_reader(network))(tuple(beginnings))
         cache = _SharedPrefix(states, [beginnings.index(tuple(p[:shared])) for p in prompts])
-    endings = [prompt[shared:] for prompt in prompts]
+    return _last_log_probs(network, [prompt[shared:] for prompt in prompts], cache)[0]
+
+
+def step_log_probs(
+    network: PreTrainedModel, tokens: list[list[int]], states: DynamicCache | None = None
+) -> tuple[torch.Tensor, DynamicCache]:
+    """Read tokens after kept states, and keep the states of these tokens too: a step of writing.
+
+    Parameters
+    ----------
+    network : PreTrainedModel
+    tokens : list of list of int
+        As many for each row.
+    states : DynamicCache, optional
+        What the rows have read so far; it grows.
+
+    Returns
+    -------
+    log_probs : Tensor of float32, shape (batch, V)
+        Of the token after those.
+    states : DynamicCache
+    """
+    return _last_log_probs(network, tokens, states, keep=True)
+
+
+def continued_log_probs(
+    network: PreTrainedModel, endings: list[list[int]], states: DynamicCache, rows: list[int]
+) -> torch.Tensor:
+    """Log-probabilities of the next token after endings of kept beginnings, which stay as they are.
+
+    Parameters
+    ----------
+    network : PreTrainedModel
+    endings : list of list of int
+        Token ids, of any lengths, one at least.
+    states : DynamicCache
+        Of `step_log_probs`.
+    rows : list of int
+        For each ending, the row of the states that it goes on from.
+
+    Returns
+    -------
+    Tensor of float32, shape (batch, V)
+    """
+    return _last_log_probs(network, endings, _SharedPrefix(states, rows))[0]
+
+
+def _last_log_probs(
+    network: PreTrainedModel, endings: list[list[int]], cache, keep: bool = False
+) -> tuple[torch.Tensor, DynamicCache | None]:
     width = max(map(len, endings))
     ids = torch.tensor([end + end[-1:] * (width - len(end)) for end in endings])
     last = torch.tensor([len(end) - 1 for end in endings])
     with torch.inference_mode(), only_last_position(network, last):
-        logits = network(
-            input_ids=ids.to(network.device), past_key_values=cache, use_cache=cache is not None
-        ).logits[:, -1]
+        output = network(
+            input_ids=ids.to(network.device),
+            past_key_values=cache,
+            use_cache=keep or cache is not None,
+        )
+        logits = output.logits[:, -1]
         finite = logits.isfinite().all(-1)
         if not finite.all():
             raise FloatingPointError("NaN or infinite logits", (~finite).nonzero()[:, 0].tolist())
-        return logits.float().log_softmax(-1)
+        return logits.float().log_softmax(-1), output.past_key_values if keep else None
 
 
 def prefix_reader(network: PreTrainedModel) -> Callable:
