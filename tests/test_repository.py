@@ -98,7 +98,7 @@ def test_modules_import_only_from_their_left():
         "decomposition", "moral_alignment", "alignment", "counterfactual", "calibration",
         "reliability", "jensen_shannon", "selective", "agreement", "open_answers", "scoreboard",
         "sensitivity", "abstention", "corpus", "training", "sua_training", "zoo", "figures",
-        "playground", "ledger", "planning", "pipeline",
+        "pages", "playground", "ledger", "planning", "pipeline",
     ]  # fmt: skip
     for file in (ROOT / "uqlib").rglob("*.py"):
         room = file.relative_to(ROOT / "uqlib").parts[0].removesuffix(".py")
