@@ -117,9 +117,9 @@ def stratified_auroc(values, agrees, strata=None, clusters=None) -> dict[str, fl
     if not np.isfinite(values).all():
         raise ValueError("an uncertainty is missing or infinite")
     stratum = np.zeros(len(values), int) if strata is None else _codes(strata)
-    right, below = _sums(values, agrees, stratum)
-    wrong, wrong_below = _sums(values, 1 - agrees, stratum)
-    won = (1 - agrees) * below + agrees * (wrong - wrong_below)
+    total, below = _sums(values, np.stack([agrees, 1 - agrees]), stratum)
+    right, wrong = total
+    won = (1 - agrees) * below[0] + agrees * (wrong - below[1])
     compared = (1 - agrees) * right + agrees * wrong
     pairs = float(compared.sum() / 2)
     if pairs == 0:
@@ -369,20 +369,17 @@ def _codes(labels) -> np.ndarray:
 
 
 def _sums(values, mass, stratum) -> tuple[np.ndarray, np.ndarray]:
-    """Mass in the stratum of each value, and below it there, with half of its equals."""
+    """Mass in the stratum of each value, and below it there, with half of its equals; (k, n)."""
     order = np.lexsort((values, stratum))
-    s, v, m = stratum[order], values[order], mass[order]
-    new = np.r_[True, s[1:] != s[:-1]]
-    start = np.flatnonzero(new | np.r_[True, v[1:] != v[:-1]])
-    level = np.add.reduceat(m, start)
-    total = np.bincount(stratum, weights=mass)
-    before = level.cumsum() - level
-    first = np.cumsum(total) - total
-    below = before + level / 2 - first[s[start]]
-    lengths = np.diff(np.r_[start, len(v)])
-    found = np.empty(len(v))
-    found[order] = np.repeat(below, lengths)
-    return total[stratum], found
+    s, v = stratum[order], values[order]
+    start = np.flatnonzero(np.r_[True, (s[1:] != s[:-1]) | (v[1:] != v[:-1])])
+    level = np.add.reduceat(mass[:, order], start, axis=1)
+    total = np.stack([np.bincount(stratum, weights=row) for row in mass])
+    before_stratum = total.cumsum(axis=1) - total
+    below = level.cumsum(axis=1) - level / 2 - before_stratum[:, s[start]]
+    found = np.empty(mass.shape)
+    found[:, order] = np.repeat(below, np.diff(np.r_[start, len(v)]), axis=1)
+    return total[:, stratum], found
 
 
 def _log_odds(agrees: np.ndarray, design: np.ndarray) -> dict:
