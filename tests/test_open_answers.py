@@ -181,6 +181,7 @@ def test_tokens_are_counted_as_the_network_sees_them(model, questions, monkeypat
         read.append(input_ids.numel())
         return plain(input_ids=input_ids, **rest)
 
+    monkeypatch.setattr("uqlib.open_answers.shares_prefixes", lambda network: True)
     monkeypatch.setattr(model.network, "forward", counting)
     for samples, judge, column in ((0, False, "answer"), (0, True, "judge"), (1, False, "samples")):
         read.clear()
@@ -216,6 +217,13 @@ def test_bad_tables_and_models_are_refused(model, questions):
     with pytest.raises(ValueError, match=f"question {re.escape(questions.question_id[1])} has no"):
         right_answers(lacking)
     assert right_answers(questions) == ["yes", "whale", "cold", "d"]
+
+
+def test_a_model_whose_states_cannot_be_kept_is_not_judged_from_them(model, questions, monkeypatch):
+    monkeypatch.setattr("uqlib.open_answers.shares_prefixes", lambda network: False)
+    with pytest.raises(ValueError, match="tiny: its states cannot be kept"):
+        open_answers(model, questions)
+    assert len(open_answers(model, questions, max_new_tokens=2, judge=False)) == len(questions)
 
 
 def test_a_number_that_is_none_names_model_and_questions(model, questions, monkeypatch):

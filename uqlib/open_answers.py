@@ -16,7 +16,7 @@ import torch
 from scipy.special import log_softmax
 
 from uqlib.collect import reduced
-from uqlib.forward import continued_log_probs, step_log_probs
+from uqlib.forward import continued_log_probs, shares_prefixes, step_log_probs
 from uqlib.measures import total_entropy
 from uqlib.models import LanguageModel, encode_prompts, option_tokens
 from uqlib.prompts import JUDGE, propose, render, render_questions
@@ -94,14 +94,24 @@ def open_answers(
     ------
     ValueError
         If a setting is out of range, the table is empty, a prompt with its answer and the judge
-        question is longer than the model's context, a label is not one token or a logit is not
-        finite; the message names the question.
+        question is longer than the model's context, a label is not one token, the model keeps
+        something else than keys and values, or a logit is not finite; the message names the
+        question.
 
     Notes
     -----
     Moore et al. (2025), section 6.2; no prompt is printed there. The settings of generation that
     come with a model (temperature, penalties) are left aside: they would change the distributions
     that are measured.
+
+    Examples
+    --------
+    >>> from uqlib.models import load_model
+    >>> from uqlib.questions.world import knowledge_questions
+    >>> model = load_model("zoo/llama-0.3m-base", device="cpu")
+    >>> told = open_answers(model, knowledge_questions(2), max_new_tokens=4)
+    >>> told["answer"].tolist(), [JUDGE["choices"][verdict] for verdict in told["predicted"]]
+    (['Thistle', 'Raven'], ['true', 'true'])
     """
     if max_new_tokens < 1 or samples < 0 or batch_size < 1 or temperature <= 0:
         raise ValueError(
@@ -113,8 +123,10 @@ def open_answers(
         raise ValueError("there are no questions to ask")
     rows, tokenizer = questions.reset_index(drop=True), model.tokenizer
     prompts = encode_prompts(tokenizer, [f"Question: {text}\n{lead}" for text in rows["text"]])
-    question = _continuation(tokenizer, JUDGE_QUESTION) if judge else []
-    options = option_tokens(tokenizer, JUDGE_QUESTION, JUDGE["labels"], label_style)
+    question, options = [], []
+    if judge:
+        question = _continuation(tokenizer, JUDGE_QUESTION)
+        options = option_tokens(tokenizer, JUDGE_QUESTION, JUDGE["labels"], label_style)
     _check_lengths(model, rows, prompts, max_new_tokens + len(question))
     lengths = np.array([len(prompt) for prompt in prompts])
     frames = []
@@ -129,6 +141,8 @@ def open_answers(
                     model, [prompts[i] for i in part], max_new_tokens, uniform, temperature
                 )
                 if judge:
+                    if not frames:
+                        _check_states(model)
                     judged = _judge(model, list(written["tokens"]), states, question, options)
                     written = pd.concat([written, judged], axis=1)
             except FloatingPointError as error:
@@ -280,6 +294,14 @@ def _check_lengths(model, rows, prompts, more: int) -> None:
         raise ValueError(
             f"question {rows['question_id'][longest]} has {len(prompts[longest])} tokens and may "
             f"take {more} more, beyond the model's {limit}"
+        )
+
+
+def _check_states(model: LanguageModel) -> None:
+    if not shares_prefixes(model.network):
+        raise ValueError(
+            f"{model.name}: its states cannot be kept and gone on from without changing what it "
+            "says; ask it with judge=False, then collect its answers in the prompt style judge"
         )
 
 
