@@ -349,9 +349,8 @@ def verdict_bars(counts: pd.DataFrame, ax: Axes) -> Axes:
     left = 0 * counts.sum(axis=1)
     for verdict, colour in VERDICT_COLOURS.items():
         bars = ax.barh(counts.index, counts[verdict], left=left, color=colour, label=verdict)
-        ax.bar_label(
-            bars, [n if n > 3 else "" for n in counts[verdict]], label_type="center", fontsize=8
-        )
+        numbers = [n if n > 3 else "" for n in counts[verdict]]
+        ax.bar_label(bars, numbers, label_type="center", fontsize=8)
         left = left + counts[verdict]
     ax.invert_yaxis()
     ax.set(xlabel="claims")

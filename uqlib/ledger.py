@@ -75,7 +75,7 @@ def check_references(claims: list[dict], notebooks: Path, bibliography: Path) ->
         From `read_claims`.
     notebooks : Path
         Folder of the chapters. A table must stand in the claim's chapter, and that of a control
-        in its own, and the chapter's code must name the file.
+        in its own, and the chapter's code must name it.
     bibliography : Path
         BibTeX file whose keys are the papers.
 
@@ -96,7 +96,7 @@ def check_references(claims: list[dict], notebooks: Path, bibliography: Path) ->
             notebook = Path(notebooks) / f"{folder}.ipynb"
             if not notebook.exists():
                 raise ValueError(f"{place}: there is no chapter {folder!r}")
-            if file not in notebook.read_text(encoding="utf-8"):
+            if file.removesuffix(".csv") not in notebook.read_text(encoding="utf-8"):
                 raise ValueError(f"{place}: chapter {folder!r} writes no {file!r}")
 
 
