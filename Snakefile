@@ -205,6 +205,7 @@ rule published_outputs:
     input:
         notebook="notebooks/74_published_outputs.ipynb",
         code=ANALYSIS,
+        zoo=sorted(map(str, Path("zoo").glob("*/*.*"))),
         tables=[table(source) for source in PROFILE["published"] if source in PRESENT],
         data=[data_folder() / f for s in PROFILE["published"] if s in PRESENT for f in files_of(s)],
     output:

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uqlib import forward
 from uqlib.forward import (
     Batch,
     computed_tokens,
@@ -36,6 +37,22 @@ def test_batches_hold_every_prompt_once_within_the_budget(prompts, budget, share
         assert len(rows) == 1 or longest * len(rows) <= budget
         assert all(shared < len(prompts[i]) for i in rows)
         assert share or shared == 0
+
+
+@given(PROMPTS, st.integers(1, 400))
+def test_families_put_together_cost_a_quarter_more_at_most(prompts, budget):
+    together = plan_batches(prompts, budget)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "LONGER", 0)
+        apart = plan_batches(prompts, budget)
+    assert len(together) <= len(apart)
+    assert computed_tokens(prompts, together) <= 1.25 * computed_tokens(prompts, apart)
+
+
+def test_many_small_families_do_not_add_up_to_a_large_loss():
+    prompts = [[family] * (20 + 2 * family) + [99, i] for family in range(40) for i in range(3)]
+    whole, planned = sum(map(len, prompts)), plan_batches(prompts, 16_384)
+    assert computed_tokens(prompts, planned) < 0.6 * whole
 
 
 @given(PROMPTS, st.randoms(use_true_random=False))

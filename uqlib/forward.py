@@ -43,7 +43,7 @@ def plan_batches(
     Prompts that have at least half of their tokens in common form a family; the others form one
     family with whatever beginning all of them share. A large family fills batches of its own,
     longest prompts first; small ones are put together if that computes at most a quarter more
-    tokens.
+    tokens than each of them apart.
 
     Parameters
     ----------
@@ -68,16 +68,19 @@ def plan_batches(
     """
     if not share_prefixes:
         return list(_split(prompts, Batch(list(range(len(prompts))), 0), batch_tokens))
-    batches, mergeable = [], False
+    batches, apart = [], None
     for family in _families(prompts):
         parts = list(_split(prompts, family, batch_tokens))
-        if mergeable and len(parts) == 1:
-            merged = _merge(prompts, batches[-1], parts[0], batch_tokens)
-            if merged:
+        own = sum(_passes(prompts, parts[0])) if len(parts) == 1 else None
+        if apart and own:
+            merged = _merge(batches[-1], parts[0])
+            passes = _passes(prompts, merged)
+            if max(passes) <= batch_tokens and sum(passes) <= LONGER * (apart + own):
                 batches[-1] = merged
+                apart += own
                 continue
         batches += parts
-        mergeable = len(parts) == 1
+        apart = own
     return batches
 
 
@@ -122,12 +125,8 @@ def _split(prompts: list[list[int]], family: Batch, batch_tokens: int):
     yield Batch(rows, family.shared)
 
 
-def _merge(prompts: list[list[int]], a: Batch, b: Batch, batch_tokens: int) -> Batch | None:
-    both = Batch(a.rows + b.rows, min(a.shared, b.shared))
-    first, rest = _passes(prompts, both)
-    fits = max(first, rest) <= batch_tokens
-    apart = sum(_passes(prompts, a)) + sum(_passes(prompts, b))
-    return both if fits and first + rest <= LONGER * apart else None
+def _merge(a: Batch, b: Batch) -> Batch:
+    return Batch(a.rows + b.rows, min(a.shared, b.shared))
 
 
 def _passes(prompts: list[list[int]], batch: Batch) -> tuple[int, int]:
