@@ -191,7 +191,7 @@ def test_every_claim_finds_its_one_value_among_the_results():
 
 def test_the_page_of_the_ledger_has_every_row_escaped_and_its_files():
     page = (BUILD / "html/notebooks/90_ledger.html").read_text()
-    table = BeautifulSoup(page, "html.parser").select_one("table.ledger")
+    table = BeautifulSoup(page, "html.parser").select_one("div.ledger table")
     claims = read_claims(ROOT / "book/claims.yaml")
     rows = table.select("tbody tr")
     assert [row["id"] for row in rows] == [claim["id"] for claim in claims]
@@ -200,20 +200,20 @@ def test_the_page_of_the_ledger_has_every_row_escaped_and_its_files():
         assert (BUILD / "html/notebooks" / row.find("a")["href"]).exists()
     tags = {tag.name for row in rows for tag in row.find_all()}
     assert tags == {"td", "br", "small", "code", "a"}
-    assert (BUILD / "html/_static/ledger.js").exists()
+    assert (BUILD / "html/_static/tables.js").exists()
     for name in ("ledger.csv", "counts.csv", "checks.csv"):
-        link = re.search(rf'download="{name}" href="data:text/csv;base64,([^"]+)"', page)
+        link = re.search(rf'download="{name}" href="data:text/plain;base64,([^"]+)"', page)
         assert b64decode(link[1]) == (BUILD / "results/90_ledger" / name).read_bytes()
 
 
 @pytest.mark.slow
 def test_the_ledger_can_be_filtered_and_sorted_from_a_file(browser):
     drive = """<script>addEventListener("load", () => {
-      const form = document.querySelector("form.ledger");
+      const form = document.querySelector("div.ledger form");
       form.elements.verdict.value = "refuted";
       form.elements.words.value = "credible";
       form.dispatchEvent(new Event("input"));
-      document.querySelectorAll("table.ledger th")[3].click();
+      document.querySelectorAll("div.ledger th")[3].click();
     })</script>"""
     source = BUILD / "html/notebooks/90_ledger.html"
     driven = source.with_name("90_ledger_driven.html")
@@ -223,11 +223,11 @@ def test_the_ledger_can_be_filtered_and_sorted_from_a_file(browser):
     finally:
         driven.unlink()
     ledger = pd.read_csv(BUILD / "results/90_ledger/ledger.csv")
-    rows = page.select("table.ledger tbody tr")
+    rows = page.select("div.ledger tbody tr")
     seen = [row["id"] for row in rows if not row.has_attr("hidden")]
     said = ledger.statement.str.contains("credible") | ledger.reason.str.contains("credible")
     assert sorted(seen) == sorted(ledger.id[said & (ledger.verdict == "refuted")]) != []
-    assert page.select_one("form.ledger").get("hidden") is None
+    assert page.select_one("div.ledger form").get("hidden") is None
     shown = [float(row.select("td")[3].get_text() or "inf") for row in rows]
     assert shown == sorted(shown) and shown[0] < shown[-1] == float("inf")
 

@@ -16,8 +16,8 @@ TABLE = pd.DataFrame(
 )
 
 
-def parsed(**settings):
-    return BeautifulSoup(sortable_table(TABLE, **settings), "html.parser")
+def parsed(choices=(), **settings):
+    return BeautifulSoup(sortable_table(TABLE, TABLE[list(choices)], **settings), "html.parser")
 
 
 def test_cells_are_read_as_they_were_written():

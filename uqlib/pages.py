@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def sortable_table(
-    table: pd.DataFrame, choices: Sequence[str] = (), html: Sequence[str] = (), ids: str = ""
+    table: pd.DataFrame, choices: pd.DataFrame, html: Sequence[str] = (), ids: str = ""
 ) -> str:
     """Write a table that a reader can sort by its headings and narrow by words and choices.
 
@@ -16,8 +16,8 @@ def sortable_table(
     ----------
     table : DataFrame
         Cells as they are to be read.
-    choices : sequence of str
-        Columns by whose values the rows can be chosen.
+    choices : DataFrame, as long as the table
+        Columns by whose values rows can be chosen, whether the table shows them or not.
     html : sequence of str
         Columns that hold HTML; all other cells are escaped.
     ids : str
@@ -30,13 +30,17 @@ def sortable_table(
 
     Examples
     --------
-    >>> "<td>a &lt; b</td>" in sortable_table(pd.DataFrame({"name": ["a < b"]}))
+    >>> table = pd.DataFrame({"name": ["a < b"]})
+    >>> "<td>a &lt; b</td>" in sortable_table(table, table[[]])
     True
     """
-    marks = [[f' id="{escape(str(value))}"' for value in table[ids]]] if ids else []
-    for name in choices:
-        marks.append([f' data-{name}="{escape(str(value))}"' for value in table[name]])
-    starts = ["".join(row) for row in zip(*marks, strict=True)] if marks else [""] * len(table)
+    marks = {f"data-{name}": choices[name] for name in choices} | (
+        {"id": table[ids]} if ids else {}
+    )
+    starts = [
+        "".join(f' {name}="{escape(str(values.iloc[row]))}"' for name, values in marks.items())
+        for row in range(len(table))
+    ]
     columns = [
         [str(value) if name in html else escape(str(value)) for value in table[name]]
         for name in table
@@ -44,7 +48,7 @@ def sortable_table(
     cells = ["".join(f"<td>{cell}</td>" for cell in row) for row in zip(*columns, strict=True)]
     rows = "".join(f"<tr{start}>{row}</tr>" for start, row in zip(starts, cells, strict=True))
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in table)
-    fields = "".join(_choice(name, table[name]) for name in choices)
+    fields = "".join(_choice(name, choices[name]) for name in choices)
     return (
         f'<div class="sortable"><form hidden>{fields}<input name="words" type="search" '
         'placeholder="search" aria-label="search"> <output name="shown"></output></form>'
