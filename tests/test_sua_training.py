@@ -103,7 +103,7 @@ def test_terms_by_value(logits, weight):
     p = softmax(logits, axis=-1)
     found = {name: float(value) for name, value in terms_of(logits, 1, weight).items()}
     kl = np.mean([entropy(p[0], q) for q in p[1:]])
-    js = np.mean([jensenshannon(p[0], q) ** 2 for q in p[1:]])
+    js = np.mean([entropy((p[0] + q) / 2) - (entropy(p[0]) + entropy(q)) / 2 for q in p[1:]])
     expected = {
         "task": -np.log(p[0, 1]),
         "consistency": kl,
