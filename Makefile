@@ -28,6 +28,7 @@ bench: .venv/ready .venv-peers/ready
 	.venv/bin/python benchmarks/alignment.py
 	.venv/bin/python benchmarks/measures.py
 	.venv/bin/python benchmarks/permutations.py
+	.venv/bin/python benchmarks/counterfactual.py
 	.venv/bin/python benchmarks/speed.py
 	.venv/bin/python benchmarks/collect.py
 
