@@ -68,7 +68,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     folders = [tmp_path / name for name in ("undisturbed", "killed")]
     for folder in folders:
         folder.mkdir()
-    assert start(folders[0], questions).wait(300) == 0
+    assert start(folders[0], questions).wait(900) == 0
 
     moments = random.Random(0)
     for number in range(KILLS):
@@ -77,7 +77,7 @@ def test_twenty_kills_change_nothing(tmp_path):
         time.sleep(moments.uniform(0, 0.1))
         kill(process, ["group", "papermill", "kernel"][number % 3])
         assert not (folders[1] / "world_opinions.parquet").exists()
-    assert start(folders[1], questions).wait(300) == 0
+    assert start(folders[1], questions).wait(900) == 0
 
     whole, resumed = [(f / "world_opinions.parquet").read_bytes() for f in folders]
     assert whole == resumed
